@@ -1,0 +1,1 @@
+"""The adversaries: the threat model, the wiretap that enforces it, and the attacks."""

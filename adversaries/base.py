@@ -1,0 +1,101 @@
+"""What an adversary gets, makes and returns. A plugin needs nothing else from fedsim.
+
+An adversary is a frozen dataclass of its settings with two attributes and two methods; see `Adversary`.
+All four kinds of object here are plain data, so that a job can be stored, moved to another machine and run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one vantage shows of one client in one round: a frozen copy.
+
+    tensors: by path. `model/NAME` the broadcast parameters, `buffers/NAME` the broadcast BatchNorm statistics where the
+        policy sends them, `update/NAME` the client's update as it left the client (after its defenses),
+        `sent_buffers/NAME` the statistics that came with it, and `known/...` what the threat model grants besides
+        (`known/labels`; `known/mean/LAYER` and `known/var/LAYER`, the private batch's biased statistics;
+        `known/running_mean/LAYER` and `known/running_var/LAYER`); `own/images` and
+        `own/labels` of the adversary itself, for the vantage `client`. Absent is what this vantage may not see.
+    facts: JSON data. `model` {name, settings}, `image_shape` [C, H, W], `classes`, `mean` and `std` (the data set's
+        normalisation, one value a channel), `batchnorm` (policy), `algorithm`, `num_examples`, `num_steps`,
+        `learning_rate` (local), `bytes_down` and `bytes_up`, `defenses` [{name, ...}] where the threat model grants it,
+        and `granted`: all that it shows and grants, in the words of `fedsim.experiment`.
+    """
+
+    round: int
+    client: int
+    vantage: str
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    facts: Mapping[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors below `prefix/`, by the rest of their path, in the order of the model's parameters."""
+        return {
+            name[len(prefix) + 1 :]: value for name, value in self.tensors.items() if name.startswith(prefix + "/")
+        }
+
+    def sees(self, prefix: str) -> bool:
+        """Whether anything below `prefix/` was shown."""
+        return any(name.startswith(prefix + "/") for name in self.tensors)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attack to run: self-contained, and addressed by the hash of its content."""
+
+    observations: tuple[Observation, ...]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """JSON data that `capture` wants `attack` to have."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack returns.
+
+    images: float32 (N, C, H, W) in [0, 1].
+    labels: int64 (N,), the attack's own guess or the labels it was granted; None if it makes no claim.
+    objective: the attack's own final loss, the only thing by which it may choose among trials.
+    history: (iteration, objective) pairs, for the report.
+    status: "done", or a word for what went wrong ("nan": the last finite guess is returned).
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    objective: float
+    iterations: int
+    history: tuple[tuple[int, float], ...] = ()
+    status: str = "done"
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Adversary(Protocol):
+    """An adversary plugin.
+
+    needs: what it must see or know, in the words of the threat model (`fedsim.experiment.SIGHTS` and `KNOWLEDGE`).
+        Checked before round 0; a run whose threat model does not grant them all is refused, naming plugin and item.
+        May be a property that depends on the settings.
+    powers: what it must be able to alter; empty for a passive adversary.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def powers(self) -> frozenset[str]: ...
+
+    def capture(self, seen: Observation) -> Iterable[Job]:
+        """Turn an observation into jobs. Cheap; runs in the simulation's own process while training goes on."""
+        ...
+
+    def attack(self, job: Job, device: torch.device, rng: torch.Generator) -> Reconstruction:
+        """Run one job. Pure in (job, rng): may run anywhere, any number of times."""
+        ...

@@ -1,0 +1,87 @@
+"""Observations and jobs as files, addressed by the hash of their content.
+
+A job's file names the observations that it is made of by their hashes, so that jobs on the same capture share it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedsim.adversaries.base import Job, Observation
+from fedsim.errors import FedsimError
+from fedsim.runs import write_whole
+from fedsim.tensorfile import digest, pack, unpack
+
+
+def observation_bytes(seen: Observation) -> bytes:
+    """An observation as one safetensors file. The same observation gives the same bytes."""
+    return pack(
+        seen.tensors,
+        {"round": seen.round, "client": seen.client, "vantage": seen.vantage, "facts": dict(seen.facts)},
+    )
+
+
+def observation_from(data: bytes) -> Observation:
+    """The observation in such bytes."""
+    tensors, facts = unpack(data)
+    return Observation(facts["round"], facts["client"], facts["vantage"], tensors, facts["facts"])
+
+
+class JobStore:
+    """The `captures` and `jobs` folders of a run."""
+
+    def __init__(self, captures: Path, jobs: Path) -> None:
+        self._captures, self._jobs = captures, jobs
+
+    def put(self, job: Job, plugin: Mapping[str, Any], adversary: str) -> str:
+        """Write a job, and its observations where they are not there yet. Returns the job's address.
+
+        plugin: the component's name and settings, which are part of what the job is.
+        """
+        observations = [self.put_observation(seen) for seen in job.observations]
+        content = {
+            "adversary": adversary,
+            "plugin": dict(plugin),
+            "observations": observations,
+            "notes": dict(job.notes),
+        }
+        data = json.dumps(content, sort_keys=True, indent=1).encode()
+        address = digest(data)
+        write_whole(self._jobs / f"{address}.json", data)
+        return address
+
+    def put_observation(self, seen: Observation) -> str:
+        """Write an observation once, and return its address."""
+        data = observation_bytes(seen)
+        address = digest(data)
+        path = self._captures / f"{address}.safetensors"
+        if not path.exists():
+            write_whole(path, data)
+        return address
+
+    def get(self, address: str) -> Job:
+        """The job at an address. Raises FedsimError where a file is damaged or missing."""
+        content = json.loads(self._read(self._jobs / f"{address}.json", address))
+        return Job(tuple(self.observation(one) for one in content["observations"]), content["notes"])
+
+    def observation(self, address: str) -> Observation:
+        """The observation at an address. Raises FedsimError where its file is damaged or missing."""
+        return observation_from(self._read(self._captures / f"{address}.safetensors", address))
+
+    def captured(self) -> list[str]:
+        """The addresses of all observations, in a fixed order."""
+        return sorted(path.stem for path in self._captures.glob("*.safetensors"))
+
+    def _read(self, path: Path, address: str) -> bytes:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise FedsimError(f"{path}: cannot be read: {error.strerror}; the run folder is not whole") from None
+        if digest(data) != address:
+            raise FedsimError(
+                f"{path}: the content does not match its name; the file is damaged, run the experiment again"
+            )
+        return data

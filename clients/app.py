@@ -1,0 +1,60 @@
+"""The Flower ClientApp: a train request in, an update out.
+
+`client_app(experiment)` makes one for a simulation. `app` is the same for a Flower deployment (`flwr run`), where the
+experiment's name or file comes from the run configuration.
+"""
+
+from __future__ import annotations
+
+import fedsim.grids.flower_internals as flower  # isort: skip  # sets Flower's environment before flwr is imported
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsim import batchnorm, protocol
+from fedsim.clients.workplace import workplace
+from fedsim.experiment import Experiment
+from fedsim.grids.deployment import experiment_of
+
+
+def client_app(experiment: Experiment | None = None) -> ClientApp:
+    """A ClientApp that plays client `node_config["partition-id"]` of the experiment."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return _train(experiment or experiment_of(context), message, context)
+
+    return app
+
+
+def _train(experiment: Experiment, message: Message, context: Context) -> Message:
+    place = workplace(experiment)
+    client = int(context.node_config["partition-id"])
+    content = message.content
+    round_ = int(_config(content)[protocol.ROUND])  # type: ignore[arg-type]
+    parameters = flower.from_record(content[protocol.ARRAYS])  # type: ignore[arg-type]
+    # Under `local` the server sends no statistics, and the client goes on with the ones that it kept.
+    held = content.get(protocol.BUFFERS) or context.state.get(protocol.BUFFERS) or {}
+    policy = experiment.clients.batchnorm
+
+    trained, examples = place.train(client, round_, parameters, flower.from_record(held))  # type: ignore[arg-type]
+    if policy == "local":
+        context.state[protocol.BUFFERS] = flower.to_record(batchnorm.statistics(place.model))
+    update = place.perturb(trained.update, client, round_)
+
+    reply = RecordDict({protocol.UPDATE: flower.to_record(update.tensors)})
+    statistics = batchnorm.sent(policy, place.model, trained.passes)
+    if statistics:
+        reply[protocol.BUFFERS] = flower.to_record(statistics)
+    reply[protocol.METRICS] = MetricRecord(
+        {protocol.NUM_EXAMPLES: examples, protocol.NUM_STEPS: trained.steps, protocol.TRAIN_LOSS: trained.loss}
+    )
+    return Message(reply, reply_to=message)
+
+
+def _config(content: RecordDict) -> ConfigRecord:
+    return next(iter(content.config_records.values()))
+
+
+app = client_app()

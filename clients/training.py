@@ -1,0 +1,125 @@
+"""Local training: which images a client takes in a round, and what it makes of the broadcast model with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedsim import batchnorm, seeding
+from fedsim.data.dataset import Images, Normalisation
+from fedsim.experiment import Algorithm, LocalTraining
+from fedsim.models.loss import cross_entropy
+from fedsim.protocol import Batch, Update
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of local training, before any defense.
+
+    loss: the mean training loss over the round's images. passes: the batch statistics of each step, if recorded.
+    """
+
+    update: Update
+    loss: float
+    steps: int
+    passes: Sequence[Mapping[str, Tensor]]
+
+
+def schedule(
+    share: Tensor, training: LocalTraining, algorithm: Algorithm, seed: int, round_: int, client: int
+) -> list[Tensor]:
+    """The indices of each local step's batch, a pure function of its arguments.
+
+    fedsgd: one batch drawn without replacement. fedavg: `local_epochs` shuffled passes, the last batch of a pass may be
+    smaller; or `local_steps` steps of such passes.
+    """
+    rng = seeding.generator(seed, "batches", round_, client)
+    steps = 1 if algorithm == "fedsgd" else training.local_steps
+    out: list[Tensor] = []
+    for batch in _passes(share, training.batch_size, rng, None if steps else training.local_epochs):
+        out.append(batch)
+        if len(out) == steps:
+            break
+    return out
+
+
+def _passes(share: Tensor, size: int, rng: torch.Generator, epochs: int | None) -> Iterator[Tensor]:
+    done = 0
+    while len(share) and (epochs is None or done < epochs):
+        yield from share[torch.randperm(len(share), generator=rng)].split(size)
+        done += 1
+
+
+def train(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    batches: Sequence[Batch],
+    training: LocalTraining,
+    algorithm: Algorithm,
+    policy: str,
+    normalise: Normalisation,
+    *,
+    record: bool = False,
+) -> Trained:
+    """Train `model` from the broadcast `parameters` on `batches`, in that order.
+
+    The model is a workbench: its parameters are overwritten, its running statistics are whatever the caller loaded.
+    fedsgd: the update is the gradient of the mean loss. fedavg: SGD; the update is broadcast minus trained.
+    """
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(parameters[name])
+    batchnorm.training_mode(model, policy)
+    wanted = record or policy == "share_batch"
+    device = next(iter(own.values())).device
+    with batchnorm.recording(model) if wanted else nullcontext([]) as passes:
+        if algorithm == "fedsgd":
+            loss = _loss(model, batches[0], normalise, device)
+            gradients = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
+            update = {
+                name: (torch.zeros_like(value) if g is None else g).cpu()
+                for (name, value), g in zip(own.items(), gradients, strict=True)
+            }
+            total = float(loss.detach()) * len(batches[0])
+        else:
+            total = _sgd(model, batches, training, normalise, device)
+            update = {name: parameters[name] - value.detach().cpu() for name, value in own.items()}
+    count = sum(len(batch) for batch in batches)
+    return Trained(Update(update), total / count, len(batches), passes)
+
+
+def _sgd(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    training: LocalTraining,
+    normalise: Normalisation,
+    device: torch.device,
+) -> float:
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+    )
+    total = torch.zeros((), device=device)
+    for batch in batches:
+        optimiser.zero_grad(set_to_none=True)
+        loss = _loss(model, batch, normalise, device)
+        loss.backward()
+        optimiser.step()
+        total += loss.detach() * len(batch)
+    # The workbench is used again by the next client; gradients would only hold memory.
+    optimiser.zero_grad(set_to_none=True)
+    return float(total)
+
+
+def _loss(model: nn.Module, batch: Batch, normalise: Normalisation, device: torch.device) -> Tensor:
+    images, labels = batch.images.to(device), batch.labels.to(device)
+    return cross_entropy(model(normalise(images)), labels)
+
+
+def batches_of(images: Images, indices: Sequence[Tensor]) -> list[Batch]:
+    """The batches at some indices."""
+    return [images.batch(index) for index in indices]

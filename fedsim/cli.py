@@ -1,0 +1,103 @@
+"""The command line. Only words are parsed here; torch is imported by the commands that need it, after their checks."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from fedsim import __version__
+from fedsim.errors import FedsimError, InputError
+
+INTERRUPTED, TERMINATED = 130, 143
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. 0 done, 1 failed, 2 bad input, 3 done with failed attacks, 130 and 143 interrupted."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    # Imported by name, so that `--help` imports none of them.
+    from importlib import import_module
+
+    command = import_module(f"fedsim.commands.{options.command}")
+    try:
+        return int(command.run(options))
+    except FedsimError as error:
+        _say(error, options)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("fedsim: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone (`fedsim list | head`); there is nobody left to tell.
+        sys.stderr.close()
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The words that the command line knows."""
+    top = argparse.ArgumentParser(
+        prog="fedsim",
+        description="A federated-learning simulator with pluggable adversaries: who, standing where, can recover whose data.",
+        epilog="Start with `fedsim run quickstart`. `fedsim COMMAND --help` says more about a command.",
+    )
+    top.add_argument("--version", action="version", version=f"fedsim {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run an experiment: train, attack, score, report")
+    run.add_argument("experiment", metavar="FILE|NAME", help="an experiment file, or one that ships with fedsim (`fedsim list experiments`)")
+    _settings(run, "an experiment setting, such as clients.count=20 or adversaries.0.iterations=100")
+    run.add_argument("--out", metavar="DIR", help="the run's folder, new or empty (default: runs/NAME-N)")
+    _json(run)
+
+    attack = commands.add_parser("attack", help="run another adversary on what an earlier run captured")
+    attack.add_argument("folder", metavar="RUN", help="a run folder")
+    attack.add_argument("--adversary", required=True, metavar="NAME", help="the adversary plugin (`fedsim list adversaries`)")
+    attack.add_argument("--id", metavar="ID", help="how to call it in tables (default: its name)")
+    _settings(attack, "a setting of the adversary, such as iterations=1000")
+    _json(attack)
+
+    report = commands.add_parser("report", help="write report.html of finished or broken-off runs again")
+    report.add_argument("folders", nargs="+", metavar="RUN", help="a run folder")
+    _json(report)
+
+    listing = commands.add_parser("list", help="list what there is of a kind")
+    listing.add_argument("kind", nargs="?", metavar="KIND", help="experiments, adversaries, defenses, models, datasets, partitions or strategies (default: all)")
+    _json(listing)
+
+    check = commands.add_parser("check", help="validate an experiment and print who sees what")
+    check.add_argument("experiment", metavar="FILE|NAME", help="an experiment file, or one that ships with fedsim")
+    _settings(check, "an experiment setting, as for `fedsim run`")
+    _json(check)
+
+    doctor = commands.add_parser("doctor", help="look over the machine: versions, devices, weights, data")
+    _json(doctor)
+    return top
+
+
+def _settings(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help=f"{what}; may be given more than once")
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON, a line an event")
+
+
+def _say(error: FedsimError, options: argparse.Namespace) -> None:
+    lines = error.problems if isinstance(error, InputError) else (str(error),)
+    if getattr(options, "json", False):
+        from fedsim.screens import emit
+
+        emit("error", problems=list(lines), exit=error.exit_code)
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(TERMINATED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""A data set spread over clients, loaded once in a process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.data.dataset import ImageData
+from fedsim.protocol import Batch
+
+
+class DataSet(Protocol):
+    """What a data-set component is: a frozen dataclass of settings that can load its images."""
+
+    def load(self) -> ImageData: ...
+
+    def __hash__(self) -> int: ...
+
+
+class Partition(Protocol):
+    """What a partition component is: a frozen dataclass of settings that can spread examples over clients."""
+
+    def split(self, labels: np.ndarray, clients: int, seed: int) -> list[np.ndarray]:
+        """One sorted int64 array of indices into `labels` for each client; disjoint, none empty."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """Who holds which training images. Clients, server and scoring share this one copy.
+
+    shares: for each client, the indices (int64, sorted) of its images in `data.train`.
+    """
+
+    data: ImageData
+    shares: tuple[Tensor, ...]
+
+    def batch(self, client: int, positions: Tensor | Sequence[int]) -> Batch:
+        """Images of one client, by their positions in its share, as float32 in [0, 1], with labels."""
+        return self.data.train.batch(self.shares[client][torch.as_tensor(positions, dtype=torch.int64)])
+
+
+@lru_cache(maxsize=2)
+def load_data(dataset: DataSet) -> ImageData:
+    """The loaded set; the same object for equal settings. Raises what the set's `load` raises."""
+    return dataset.load()
+
+
+@lru_cache(maxsize=8)
+def load_federation(dataset: DataSet, partition: Partition, clients: int, seed: int) -> Federation:
+    """The data set, its training images spread over `clients` clients; the same object for equal arguments.
+
+    Raises InputError or DataUnavailable as the set and the partition do.
+    """
+    data = load_data(dataset)
+    shares = partition.split(data.train.labels.numpy(), clients, seed)
+    return Federation(data, tuple(torch.from_numpy(share) for share in shares))

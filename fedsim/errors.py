@@ -1,0 +1,43 @@
+"""The errors that a person is meant to read: each says where, what and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedsimError(Exception):
+    """Base of every error that fedsim raises on purpose. The command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(FedsimError):
+    """The user's input is wrong. Exit code 2.
+
+    `problems` holds one line for each thing that is wrong, of the form `place: key: problem; remedy`, so that
+    a file with three mistakes is mended in one go.
+    """
+
+    exit_code = 2
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class DataUnavailable(FedsimError):
+    """A data set is neither on disk nor to be had from where it is published."""
+
+
+class ProtocolError(FedsimError):
+    """A message broke the protocol (NaN, wrong shape, missing key). Names the client and the key."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` when a known word is close, otherwise `; known: a, b, c`."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(known)}" if known else ""

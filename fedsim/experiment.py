@@ -1,0 +1,163 @@
+"""The words of an experiment: what a file may say, section by section, as frozen data.
+
+Reading a file into these, with file, line and key in every error, is `experiment_file.py`'s work. Nothing heavy is
+imported here, so that a mistake is answered at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
+
+from fedsim.settings import Count, Index, NonNegative, OpenFraction, Positive
+
+Vantage = Literal["link", "server", "client"]
+"""Where an adversary stands."""
+
+Sight = Literal["sizes", "global_model", "update", "num_examples", "own_data"]
+"""What a vantage can show; `adversaries.threat` has the table of which shows what."""
+
+Knowledge = Literal["labels", "batch_statistics", "running_statistics", "defenses"]
+"""What an adversary may be granted besides what its vantage shows: the labels of the private batch; the BatchNorm
+statistics of the private batch; the client's running BatchNorm statistics; which defenses the client uses, with their
+settings (not their random draws)."""
+
+Power = Literal["alter_update", "alter_model"]
+"""What an adversary may change on its way. Passive adversaries have none."""
+
+BatchNormPolicy = Literal["share_batch", "share_running", "local", "freeze", "group_norm"]
+Algorithm = Literal["fedsgd", "fedavg"]
+
+SIGHTS: tuple[str, ...] = get_args(Sight)
+KNOWLEDGE: tuple[str, ...] = get_args(Knowledge)
+POWERS: tuple[str, ...] = get_args(Power)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named component with its settings, an instance of the frozen dataclass that the plugin defines."""
+
+    name: str
+    settings: Any
+
+    def describe(self) -> dict[str, Any]:
+        """Name and settings as plain JSON data, as they stand in a file."""
+        return {"name": self.name, **{f.name: getattr(self.settings, f.name) for f in fields(self.settings)}}
+
+
+@dataclass(frozen=True)
+class Data:
+    """`[data]`: a data set by name, with its own settings beside it, and how it is spread over the clients."""
+
+    dataset: Component
+    partition: Component
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """What one client does in a round. A group may override any of it for its members."""
+
+    batch_size: Count = 32
+    """Images a step."""
+    local_epochs: Count = 1
+    """fedavg: passes over the client's data, unless `local_steps` is given."""
+    local_steps: Count | None = None
+    """fedavg: steps a round, instead of epochs."""
+    learning_rate: Positive = 0.05
+    """fedavg: of the local SGD. (FedSGD sends the gradient; its step is the server's learning rate.)"""
+    momentum: OpenFraction = 0.0
+    weight_decay: NonNegative = 0.0
+    defenses: tuple[Component, ...] = ()
+    """In the order in which they act."""
+
+
+@dataclass(frozen=True)
+class Group(LocalTraining):
+    """`[[clients.groups]]`: some members with settings of their own."""
+
+    members: tuple[Index, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clients(LocalTraining):
+    """`[clients]`."""
+
+    count: Count = 10
+    per_round: Count | None = None
+    """Clients drawn at random each round; all of them if absent."""
+    algorithm: Algorithm = "fedavg"
+    batchnorm: BatchNormPolicy = "share_running"
+    groups: tuple[Group, ...] = ()
+
+    def training(self, client: int) -> LocalTraining:
+        """The settings that hold for one client."""
+        return next((group for group in self.groups if client in group.members), self)
+
+
+@dataclass(frozen=True)
+class Server:
+    """`[server]`."""
+
+    strategy: Component
+    learning_rate: Positive
+    """The step along the aggregated update: 1 for fedavg; for fedsgd, the rate of the gradient step."""
+    secure_aggregation: Literal["off"] = "off"
+    tls: bool = False
+    """Whether the links are encrypted. Then a link shows sizes alone."""
+    evaluate_every: Count = 1
+    """Rounds between two evaluations on the held-out set; the first and the last model are always evaluated."""
+    min_clients: Count = 1
+    """With fewer usable updates in a round, the round is skipped and the model stays as it was."""
+
+
+@dataclass(frozen=True)
+class AdversaryEntry:
+    """`[[adversaries]]`: one adversary in its place: the threat model, and the plugin that makes use of it."""
+
+    id: str
+    plugin: Component
+    vantage: Vantage
+    targets: tuple[Index, ...]
+    """Clients whose data are attacked."""
+    rounds: tuple[Count, ...]
+    knows: tuple[Knowledge, ...] = ()
+    powers: tuple[Power, ...] = ()
+    member: Index | None = None
+    """The client that the adversary is, for the vantage `client`."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`[scores]`."""
+
+    lpips: Literal["squeeze", "alex", "vgg", "off"] = "squeeze"
+    """The network of the LPIPS score."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """`[runtime]`."""
+
+    grid: Literal["inline"] = "inline"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    threads: Count | None = None
+    """CPU threads of torch; its own choice if absent."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A whole experiment, validated."""
+
+    name: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    rounds: Count
+    data: Data
+    model: Component
+    clients: Clients
+    server: Server
+    adversaries: tuple[AdversaryEntry, ...] = ()
+    scores: Scores = field(default_factory=Scores)
+    runtime: Runtime = field(default_factory=Runtime)
+

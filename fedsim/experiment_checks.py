@@ -1,0 +1,113 @@
+"""What must hold between the keys of an experiment. Each rule is a few lines and names both sides of the conflict."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fedsim.experiment import Experiment
+from fedsim.schema import Problems
+
+
+def check(experiment: Experiment, problems: Problems) -> None:
+    """Note every conflict in `problems`."""
+    for rule in (_sampling, _groups, _algorithm, _batchnorm, _adversaries):
+        rule(experiment, problems)
+
+
+def _sampling(experiment: Experiment, problems: Problems) -> None:
+    clients = experiment.clients
+    if clients.per_round is not None and clients.per_round > clients.count:
+        problems.add(
+            ("clients", "per_round"),
+            f"{clients.per_round} clients a round, but there are {clients.count}; lower it or raise clients.count",
+        )
+    sampled = min(clients.per_round or clients.count, clients.count)
+    if experiment.server.min_clients > sampled:
+        problems.add(
+            ("server", "min_clients"),
+            f"{experiment.server.min_clients} updates are required, but only {sampled} clients train in a round",
+        )
+    strategy = experiment.server.strategy
+    if hasattr(strategy.settings, "check_clients"):
+        problem = strategy.settings.check_clients(sampled)
+        if problem:
+            problems.add(("server", "strategy"), problem)
+
+
+def _groups(experiment: Experiment, problems: Problems) -> None:
+    seen: dict[int, int] = {}
+    for position, group in enumerate(experiment.clients.groups):
+        for place, member in enumerate(group.members):
+            path = ("clients", "groups", position, "members", place)
+            if member >= experiment.clients.count:
+                problems.add(path, _no_client(member, experiment))
+            elif member in seen:
+                problems.add(path, f"client {member} is in group {seen[member]} already; a client has one group")
+            seen.setdefault(member, position)
+
+
+def _algorithm(experiment: Experiment, problems: Problems) -> None:
+    if experiment.clients.algorithm != "fedsgd":
+        return
+    places = [((), experiment.clients)] + [
+        (("groups", i), group) for i, group in enumerate(experiment.clients.groups)
+    ]
+    for inner, training in places:
+        if training.local_steps is not None:
+            problems.add(
+                ("clients", *inner, "local_steps"),
+                'fedsgd sends the gradient of one batch; use algorithm = "fedavg" for local steps',
+            )
+        if training.local_epochs != 1:
+            problems.add(
+                ("clients", *inner, "local_epochs"),
+                'fedsgd sends the gradient of one batch; use algorithm = "fedavg" for local epochs',
+            )
+
+
+def _batchnorm(experiment: Experiment, problems: Problems) -> None:
+    if getattr(experiment.model.settings, "batchnorm", None) is not False:
+        return
+    for position, entry in enumerate(experiment.adversaries):
+        for place, item in enumerate(entry.knows):
+            if item in ("batch_statistics", "running_statistics"):
+                problems.add(
+                    ("adversaries", position, "knows", place),
+                    f"'{item}' is BatchNorm knowledge, but model '{experiment.model.name}' has no BatchNorm; leave it out",
+                )
+
+
+def _adversaries(experiment: Experiment, problems: Problems) -> None:
+    for name, times in Counter(entry.id for entry in experiment.adversaries).items():
+        if times > 1:
+            second = [i for i, entry in enumerate(experiment.adversaries) if entry.id == name][1]
+            problems.add(
+                ("adversaries", second), f"{times} adversaries are called '{name}'; give each an id of its own, as in id = \"{name}-2\""
+            )
+    for position, entry in enumerate(experiment.adversaries):
+        path = ("adversaries", position)
+        for key in ("targets", "rounds"):
+            if not getattr(entry, key):
+                problems.add((*path, key), "must have at least one item")
+            if len(set(getattr(entry, key))) != len(getattr(entry, key)):
+                problems.add((*path, key), "has the same item twice")
+        for place, target in enumerate(entry.targets):
+            if target >= experiment.clients.count:
+                problems.add((*path, "targets", place), _no_client(target, experiment))
+        for place, number in enumerate(entry.rounds):
+            if number > experiment.rounds:
+                problems.add(
+                    (*path, "rounds", place),
+                    f"there is no round {number}; the experiment has rounds = {experiment.rounds}, counted from 1",
+                )
+        if entry.vantage == "client" and entry.member is None:
+            problems.add((*path, "member"), "missing; with vantage = \"client\", say which client the adversary is")
+        if entry.vantage != "client" and entry.member is not None:
+            problems.add((*path, "member"), f'belongs to vantage = "client", but this one is "{entry.vantage}"')
+        if entry.member is not None and entry.member >= experiment.clients.count:
+            problems.add((*path, "member"), _no_client(entry.member, experiment))
+
+
+def _no_client(client: int, experiment: Experiment) -> str:
+    count = experiment.clients.count
+    return f"there is no client {client}; clients.count is {count}, so clients are 0 to {count - 1}"

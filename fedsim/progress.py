@@ -1,0 +1,31 @@
+"""How long work tells whoever watches how far it is, without knowing who watches.
+
+An attack calls `report(done, total, note)` every so many steps; a run installs a listener around it. With no listener
+the call does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+Listener = Callable[[int, int, str], None]
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+def report(done: int, total: int, note: str = "") -> None:
+    """Tell the listener, if there is one, that `done` of `total` steps are over."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(done, total, note)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Send the reports made inside the block to `listener`."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)

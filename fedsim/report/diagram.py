@@ -1,0 +1,83 @@
+"""A small picture of the threat model: clients, their links, the server, and the place where the adversary stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from fedsim.report.svg import label, line, picture, tag
+
+WIDTH, ROW = 520.0, 46.0
+CLIENT_RIGHT, SERVER_LEFT = 130.0, 380.0
+MOST_CLIENTS = 4
+
+
+def threat(
+    vantage: str,
+    *,
+    targets: Sequence[int],
+    clients: Sequence[int],
+    member: int | None = None,
+    active: bool = False,
+    tls: bool = False,
+    masked: bool = False,
+) -> Markup:
+    """The drawing for one adversary.
+
+    Args:
+        vantage: link, server or client; at any other word the adversary is left out.
+        targets: the clients it attacks.
+        clients: all of them; a few are drawn, those that matter first.
+        member: which client the adversary is, at the vantage client.
+        active: whether it may alter something.
+        tls, masked: how the links and the updates are protected.
+    """
+    chosen = [client for client in (member, *targets, *clients) if client is not None]
+    drawn = sorted(list(dict.fromkeys(chosen))[:MOST_CLIENTS]) or [0]
+    hidden = len(set(clients) - set(drawn))
+    height = 26 + ROW * len(drawn) + (22 if hidden else 4)
+    middle = 26 + ROW * len(drawn) / 2
+    parts: list[Markup] = []
+    spots: list[tuple[float, float]] = []
+    sent = "masked update" if masked else "update"
+    for index, client in enumerate(drawn):
+        y = 26 + ROW * (index + 0.5)
+        aimed = client in targets
+        ends = (CLIENT_RIGHT, y), (SERVER_LEFT, middle + (index - (len(drawn) - 1) / 2) * 14)
+        parts.append(line(*ends[0], *ends[1], "link aimed" if aimed else "link"))
+        style = "box aimed" if aimed else "box"
+        parts.append(tag("rect", x=8, y=y - 16, width=CLIENT_RIGHT - 8, height=32, rx=6, class_=style))
+        parts.append(label(69, y + 4.5, f"client {client}", "node", "middle"))
+        if vantage == "client" and (client == member or (member is None and not aimed)) and not spots:
+            spots.append((CLIENT_RIGHT, y))
+        if vantage == "link" and aimed:
+            share = 0.5
+            spots.append(tuple(a + share * (b - a) for a, b in zip(*ends, strict=True)))  # type: ignore[arg-type]
+    if hidden:
+        parts.append(label(69, height - 6, f"and {hidden} more", "tick", "middle"))
+    parts.append(tag("rect", x=SERVER_LEFT, y=middle - 34, width=132, height=68, rx=8, class_="box"))
+    parts.append(label(SERVER_LEFT + 66, middle + (-4 if vantage == "server" else 5), "server", "node", "middle"))
+    encrypted = ", encrypted" if tls else ""
+    parts.append(label((CLIENT_RIGHT + SERVER_LEFT) / 2, 14, f"{sent} →   ← model{encrypted}", "tick", "middle"))
+    if vantage == "server":
+        spots.append((SERVER_LEFT + 66, middle + 16))
+    parts += [_eye(x, y, active) for x, y in spots]
+    words = {
+        "link": "on the link of the attacked client",
+        "server": "at the server",
+        "client": "at a client",
+    }.get(vantage, "at an unknown place")
+    return picture(WIDTH, height, f"Clients on the left, the server on the right; the adversary stands {words}.", *parts)
+
+
+def _eye(x: float, y: float, active: bool) -> Markup:
+    """The adversary: an eye on a disc; with a ring of dashes if it may alter what passes."""
+    parts = [
+        tag("circle", cx=x, cy=y, r=14, class_="eye-disc"),
+        tag("path", d=f"M{x - 9:.1f} {y:.1f}q9 -10 18 0q-9 10 -18 0z", class_="eye-lid"),
+        tag("circle", cx=x, cy=y, r=2.8, class_="eye-pupil"),
+    ]
+    if active:
+        parts.append(tag("circle", cx=x, cy=y, r=17.5, class_="eye-ring"))
+    return tag("g", tag("title", "the adversary"), *parts)

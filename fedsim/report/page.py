@@ -1,0 +1,457 @@
+"""The page: what `template.html` needs, worked out from a run, and the writing of it."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from fedsim.errors import FedsimError
+from fedsim.report import charts, diagram, words
+from fedsim.report.files import write_whole
+from fedsim.report.formats import MISSING, counted, duration, finite, fixed, numbered, plain, significant, whole
+from fedsim.report.pictures import layout
+from fedsim.report.reading import Attack, Dropout, Run, Sight, Table, integer, integers, read, real, strings, table
+from fedsim.report.reading import tables, text
+from fedsim.report.table import attack_cells, round_cells
+
+HERE = Path(__file__).parent
+PNG = b"\x89PNG\r\n\x1a\n"
+LARGEST_PICTURE = 16 * 2**20
+SHOWN = {"victims": 12, "pictures": 4, "objectives": 18, "clients": 24}
+"""How many of each are open to view; the others wait in a fold, or in the table of scores."""
+KNOWN_SETTINGS = {"id", "name", "vantage", "targets", "rounds", "knows", "powers", "member"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What happened to one client."""
+
+    client: str
+    defenses: str
+    sentence: str
+    details: str
+    scale: Markup | None
+    images: Sequence[Figure]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One picture of a reconstruction, or why there is none."""
+
+    title: str
+    caption: str
+    alt: str
+    source: str
+    problem: str
+    columns: int
+    labelled: bool
+    scores: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Threat:
+    """One adversary: its place, in words and drawn."""
+
+    id: str
+    plugin: str
+    place: str
+    words: str
+    sees: Sequence[str]
+    knows: Sequence[str]
+    does_not_see: Sequence[str]
+    powers: Sequence[str]
+    settings: Sequence[tuple[str, str]]
+    drawing: Markup
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One attack's objective."""
+
+    title: str
+    span: str
+    chart: Markup | None
+
+
+@dataclass(frozen=True)
+class Person:
+    """One client."""
+
+    client: int
+    examples: str
+    bar: Markup | None
+    classes: str
+    defenses: str
+    attacked: str
+    dropouts: str
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """The scores of one reconstruction, image by image."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def write(run: Path) -> Path:
+    """See `fedsim.report.write`."""
+    page = render(read(run))
+    path = run / "report.html"
+    try:
+        # Strings from a run may hold half a surrogate pair, which UTF-8 has no bytes for.
+        write_whole(path, page.encode("utf-8", errors="replace"))
+    except OSError as error:
+        raise FedsimError(f"{path}: cannot be written: {error.strerror or error}; is there room, and a right to?") from error
+    return path
+
+
+def render(run: Run) -> str:
+    """The page as text. The same run gives the same text: nothing depends on when or where this is called."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html").render(context(run))
+
+
+def context(run: Run) -> dict[str, Any]:
+    """Everything that the template shows."""
+    findings = _findings(run)
+    return {
+        "style": Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        "name": run.name,
+        "setup": words.setup(run),
+        "headline": words.headline(run),
+        "stamp": _stamp(run),
+        "state": words.state(run),
+        "gaps": run.gaps,
+        "findings": findings[: SHOWN["victims"]],
+        "further": findings[SHOWN["victims"] :],
+        "nets": sorted({attack.lpips_net for attack in run.attacks if attack.lpips_net}),
+        "lpips_used": any(finite(attack.lpips) for attack in run.attacks),
+        "pictures_open": SHOWN["pictures"],
+        "threats": _threats(run),
+        **_training(run),
+        "objectives": _objectives(run),
+        "objectives_open": SHOWN["objectives"],
+        "scores": attack_cells(run.attacks),
+        "per_image": _per_image(run),
+        **_people(run),
+        "dropouts": _dropouts(run),
+        "failures": [
+            (f"{attack.adversary}, {words.victim(attack.client).lower()}, {_when(attack)}", words.failure(attack))
+            for attack in run.attacks
+            if attack.failed
+        ],
+        "warnings": run.warnings,
+        "experiment": run.experiment_text.strip(),
+        "command": _command(run),
+        "facts": _facts(run),
+        "version": text(run.manifest.get("fedsim")),
+    }
+
+
+def _findings(run: Run) -> list[Finding]:
+    several = words.ambiguous(run.attacks)
+    found = []
+    for client, attacks in words.victims(run.attacks).items():
+        lanes = [
+            charts.Lane(
+                words.distinguishing(attack, attacks),
+                attack.ssim,
+                [value for value in attack.per_image.get("ssim", ()) if value is not None],
+                attack.aware,
+            )
+            for attack in attacks
+            if attack.ssim is not None
+        ]
+        best = attacks[0]
+        details = [words.spread(best), words.pixel_error(best)]
+        defended = words.defenses(best.defenses or words.configured_defenses(run, client))
+        who = words.victim(client)
+        found.append(
+            Finding(
+                client=who,
+                defenses=defended,
+                sentence=words.outcome(attacks, several) + ".",
+                details=" ".join(part for part in details if part),
+                scale=charts.scale(lanes[:4], name=f"{who}: SSIM of each image and their mean, from 0 to 1"),
+                images=[_figure(run, attack, attacks) for attack in attacks],
+            )
+        )
+    return found
+
+
+def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
+    source, size, problem = _embedded(run.folder, attack)
+    count = attack.images or attack.batch or 0
+    shape = integers(run.manifest.get("image_shape"))
+    # Row names and scores are laid over the picture's own columns, so only where it is known to have these.
+    plan = layout(count, *shape[1:]) if len(shape) == 3 and min(shape) > 0 and count > 0 else None
+    fits = plan is not None and plan.blocks == 1 and _alike(size, plan.size)
+    values = attack.per_image.get("ssim", ())
+    title = words.distinguishing(attack, among) or _when(attack)
+    labels = f", labels {attack.label_accuracy:.0%} right" if finite(attack.label_accuracy) else ""
+    return Figure(
+        title=title[:1].upper() + title[1:],
+        caption=f"{words.scores(attack, lpips=True)}{labels}"
+        + (f". {words.failure(attack)}".rstrip(".") if attack.failed else ""),
+        alt=f"{counted(count or None, 'private image')} of {words.victim(attack.client).lower()} above, "
+        f"what {words.role(attack)} made of them below: {words.scores(attack)}",
+        source=source,
+        problem=problem,
+        columns=plan.columns if plan and fits else 8,
+        labelled=fits,
+        scores=[fixed(value) for value in values] if fits and len(values) == count else [],
+    )
+
+
+def _embedded(folder: Path, attack: Attack) -> tuple[str, tuple[int, int], str]:
+    """A picture as a data URI with its height and width, or else why it cannot be shown."""
+    nothing = (0, 0)
+    if not attack.picture:
+        return "", nothing, "No picture was stored."
+    try:
+        path = (folder / attack.picture).resolve()
+        # The file may come from elsewhere: a report must not carry away what lies outside the run.
+        if not path.is_relative_to(folder.resolve()):
+            return "", nothing, f"{attack.picture} lies outside the run folder and is not shown."
+        if path.stat().st_size > LARGEST_PICTURE:
+            return "", nothing, f"{attack.picture} is too large to be put into a page."
+        content = path.read_bytes()
+    except (OSError, ValueError):
+        return "", nothing, f"{attack.picture} is missing or cannot be read."
+    if not content.startswith(PNG) or len(content) < 24:
+        return "", nothing, f"{attack.picture} is not a PNG."
+    width, height = struct.unpack(">II", content[16:24])
+    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}", (height, width), ""
+
+
+def _alike(size: tuple[int, int], expected: tuple[int, int]) -> bool:
+    """Whether a picture has the expected proportions, whatever its scale."""
+    if min(*size, *expected) <= 0:
+        return False
+    return abs(math.log(size[0] / size[1] * expected[1] / expected[0])) < 0.04
+
+
+def _threats(run: Run) -> list[Threat]:
+    sights = {sight.adversary: sight for sight in run.sights}
+    entries = {_id(entry): entry for entry in tables(run.experiment.get("adversaries"))}
+    for attack in run.attacks:  # Without an experiment file, the attacks still tell who stood where.
+        if attack.adversary not in entries:
+            hits = [other for other in run.attacks if other.adversary == attack.adversary]
+            entries[attack.adversary] = {
+                "id": attack.adversary,
+                "name": attack.plugin,
+                "vantage": attack.vantage,
+                "targets": sorted({hit.client for hit in hits if hit.client is not None}),
+                "rounds": sorted({hit.round for hit in hits if hit.round is not None}),
+            }
+    for name in sights:
+        entries.setdefault(name, {"id": name})
+    return [_threat(run, name, entry, sights.get(name, Sight(name))) for name, entry in entries.items()]
+
+
+def _threat(run: Run, name: str, entry: Table, sight: Sight) -> Threat:
+    place, server = text(entry.get("vantage")), run.section("server")
+    count = integer(run.section("clients").get("count"))
+    clients = range(min(count, 10_000)) if count and count > 0 else [client.client for client in run.clients]
+    powers = strings(entry.get("powers")) or sight.powers
+    secure = text(server.get("secure_aggregation"))
+    return Threat(
+        id=name,
+        plugin=text(entry.get("name")),
+        place=words.PLACES.get(place, "place unknown"),
+        words=sight.words or words.vantage(entry, sight, run),
+        sees=words.wordings(sight.sees, words.SIGHTS),
+        knows=words.wordings(sight.knows or strings(entry.get("knows")), words.KNOWLEDGE),
+        does_not_see=words.wordings(sight.does_not_see, words.SIGHTS),
+        powers=words.wordings(powers, words.POWERS),
+        settings=[(key, plain(value)) for key, value in entry.items() if key not in KNOWN_SETTINGS],
+        drawing=diagram.threat(
+            place,
+            targets=integers(entry.get("targets")),
+            clients=list(clients),
+            member=integer(entry.get("member")),
+            active=bool(powers),
+            tls=server.get("tls") is True,
+            masked=bool(secure) and secure != "off",
+        ),
+    )
+
+
+def _id(entry: Table) -> str:
+    return text(entry.get("id")) or text(entry.get("name")) or "unnamed"
+
+
+def _training(run: Run) -> dict[str, Any]:
+    attacked: dict[int, list[int]] = {}
+    for attack in run.attacks:
+        if attack.round is not None and attack.client is not None:
+            attacked.setdefault(attack.round, []).append(attack.client)
+    marks = {number: f"round {number}: {numbered(hit, 'client')} attacked" for number, hit in attacked.items()}
+
+    def series(name: str, style: str, field: str) -> charts.Series:
+        values = [(float(entry.round), getattr(entry, field)) for entry in run.rounds]
+        # Rounds without an evaluation are not a gap in the line; a value that is not finite is one.
+        return charts.Series(name, style, [(x, y) for x, y in values if y is not None])
+
+    accuracy, test, train = (
+        words.start_to_end(run.rounds, field, style)
+        for field, style in (("test_accuracy", "percent"), ("test_loss", "number"), ("train_loss", "number"))
+    )
+    return {
+        "accuracy": accuracy,
+        "test_loss": test,
+        "train_loss": train,
+        "accuracy_chart": charts.lines(
+            [series("test", "s-test", "test_accuracy")],
+            name=f"Test accuracy over rounds: {accuracy}",
+            percent=True,
+            marks=marks,
+        ),
+        "loss_chart": charts.lines(
+            [series("test", "s-test", "test_loss"), series("train", "s-train", "train_loss")],
+            name=f"Loss over rounds. Test: {test or 'not recorded'}. Train: {train or 'not recorded'}",
+            marks=marks,
+        ),
+        "attacked_rounds": numbered(list(attacked), "round") if attacked else "",
+        "rounds": round_cells(run.rounds),
+    }
+
+
+def _objectives(run: Run) -> list[Objective]:
+    by_plugin: dict[str, list[Attack]] = {}
+    for attack in run.attacks:
+        if attack.history:
+            by_plugin.setdefault(attack.plugin or attack.adversary, []).append(attack)
+    # Values of one plugin share a scale and can be compared; those of different plugins mean different things.
+    scales = {plugin: charts.scale_of(attack.history for attack in group) for plugin, group in by_plugin.items()}
+    shown = []
+    for attack in run.attacks:
+        if not attack.history:
+            continue
+        low, high = scales[attack.plugin or attack.adversary]
+        values = [value for _, value in attack.history if math.isfinite(value)]
+        span = f"{significant(values[0])} → {significant(values[-1])}" if values else "never finite"
+        linear = "" if low > 0 or not values else ", linear scale"
+        name = f"{words.victim(attack.client)}, {_when(attack)}"
+        chart = charts.objective(attack.history, name=f"{name}: objective {span}", low=low, high=high)
+        shown.append(Objective(f"{name} · {attack.adversary}", span + linear, chart))
+    return shown
+
+
+def _per_image(run: Run) -> list[PerImage]:
+    shown = []
+    for attack in run.attacks:
+        names = [name for name, values in attack.per_image.items() if values]
+        if not names:
+            continue
+        count = max(len(attack.per_image[name]) for name in names)
+        digits = {"psnr": 1}
+        rows = [
+            [str(index)]
+            + [
+                fixed(values[index], digits.get(name, 2)) if index < len(values) else MISSING
+                for name in names
+                for values in (attack.per_image[name],)
+            ]
+            for index in range(count)
+        ]
+        header = ["image", *({"psnr": "PSNR dB"}.get(name, name.upper()) for name in names)]
+        shown.append(PerImage(f"{words.victim(attack.client)}, {_when(attack)}, {attack.adversary}", header, rows))
+    return shown
+
+
+def _people(run: Run) -> dict[str, Any]:
+    known = {client.client: client for client in run.clients}
+    count = integer(run.section("clients").get("count")) or 0
+    dropped: dict[int | None, list[int]] = {}
+    for dropout in _dropouts(run):
+        dropped.setdefault(dropout.client, []).append(dropout.round if dropout.round is not None else -1)
+    attacks: dict[int | None, int] = {}
+    for attack in run.attacks:
+        attacks[attack.client] = attacks.get(attack.client, 0) + 1
+    longest = max((sum(client.labels) for client in run.clients), default=0)
+    people = []
+    for number in sorted({*known, *range(min(count, 10_000))}):
+        client = known.get(number)
+        labels = client.labels if client else ()
+        examples = client.examples if client else None
+        present = [index for index, held in enumerate(labels) if held]
+        people.append(
+            Person(
+                client=number,
+                examples=whole(examples if examples is not None else sum(labels) if labels else None),
+                bar=charts.stack(labels, longest=longest, name=f"Client {number}: examples of each class"),
+                classes=f"{len(present)} of {len(labels)} classes" if labels else "",
+                defenses=words.defenses(words.configured_defenses(run, number)),
+                attacked=counted(attacks[number], "attack") if number in attacks else "",
+                dropouts=numbered(dropped[number], "round") if number in dropped else "",
+            )
+        )
+    people.sort(key=lambda person: (not person.attacked, person.client))
+    classes = max((len(client.labels) for client in run.clients), default=0)
+    return {
+        "people": people[: SHOWN["clients"]],
+        "more_people": people[SHOWN["clients"] :],
+        "classes": classes,
+        "any_dropouts": bool(dropped),
+    }
+
+
+def _dropouts(run: Run) -> list[Dropout]:
+    return [dropout for entry in run.rounds for dropout in entry.dropouts]
+
+
+def _when(attack: Attack) -> str:
+    return f"round {attack.round}" if attack.round is not None else "unknown round"
+
+
+def _stamp(run: Run) -> str:
+    started = text(run.manifest.get("started"))
+    seconds = real(run.manifest.get("seconds"))
+    seed = integer(run.manifest.get("seed"))
+    seed = seed if seed is not None else integer(run.experiment.get("seed"))
+    device = text(run.manifest.get("device"))
+    parts = [
+        started[:16].replace("T", " "),
+        f"took {duration(seconds)}" if finite(seconds) else "",
+        f"on {device}" if device else "",
+        f"seed {seed}" if seed is not None else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _command(run: Run) -> str:
+    command = run.manifest.get("command")
+    return " ".join(strings(command))
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Versions, hashes and the machine, as far as the manifest tells."""
+    manifest = run.manifest
+    simple = ("fedsim", "python", "platform", "device", "threads", "seed", "experiment_sha256", "started", "finished")
+    facts = [(key.replace("_", " "), plain(manifest[key])) for key in simple if manifest.get(key) is not None]
+    if finite(real(manifest.get("seconds"))):
+        facts.append(("took", duration(real(manifest.get("seconds")))))
+    if manifest.get("exit") is not None:
+        facts.append(("exit code", plain(manifest["exit"])))
+    if integer(manifest.get("parameters")) is not None:
+        facts.append(("model parameters", whole(real(manifest.get("parameters")))))
+    facts += [(f"version of {key}", plain(value)) for key, value in table(manifest.get("versions")).items()]
+    return facts

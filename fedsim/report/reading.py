@@ -1,0 +1,350 @@
+"""Reading a run folder with patience.
+
+A run that was killed leaves files that are missing or cut short, and a later version may write keys that this one does
+not know. So every value is checked on its way in: what is not what it should be becomes None, or an empty tuple, and
+`Run.gaps` says in words what could not be read. Only a folder that holds nothing of a run is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import InputError
+
+EXPERIMENT, MANIFEST, ROUNDS, ATTACKS = "experiment.toml", "manifest.json", "rounds.jsonl", "attacks.jsonl"
+CONSEQUENCES = {
+    EXPERIMENT: "the setup is shown only as far as the other files tell it",
+    MANIFEST: "versions, hashes, clients and the account of who sees what are not shown",
+    ROUNDS: "training is not shown",
+    ATTACKS: "no attack is shown",
+}
+SCORES = ("psnr", "ssim", "lpips")
+
+Table = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """A client that sent nothing usable in a round, and why. `round` is None outside a round's line."""
+
+    client: int | None
+    reason: str
+    round: int | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One line of `rounds.jsonl`. Round 0 is the model before any training."""
+
+    round: int
+    clients: tuple[int, ...] = ()
+    dropouts: tuple[Dropout, ...] = ()
+    train_loss: float | None = None
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    epsilon: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One line of `attacks.jsonl`: one reconstruction and its scores (means over the batch, images in [0, 1])."""
+
+    adversary: str = "unnamed"
+    plugin: str = ""
+    vantage: str = ""
+    client: int | None = None
+    round: int | None = None
+    batch: int | None = None
+    images: int | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    lpips_net: str = ""
+    lpips_note: str = ""
+    label_accuracy: float | None = None
+    iterations: int | None = None
+    seconds: float | None = None
+    objective: float | None = None
+    status: str = ""
+    error: str = ""
+    aware: bool = False
+    job: str = ""
+    picture: str = ""
+    defenses: tuple[Table, ...] | None = None
+    history: tuple[tuple[float, float], ...] = ()
+    per_image: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is anything to compare: a finite or infinite SSIM or PSNR, not NaN."""
+        return any(value is not None and value == value for value in (self.ssim, self.psnr))
+
+    @property
+    def failed(self) -> bool:
+        """Whether the attack ended otherwise than it should have."""
+        return bool(self.error) or self.status not in ("", "done")
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client as the manifest describes it. `labels` counts its examples of each class."""
+
+    client: int
+    examples: int | None = None
+    labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sight:
+    """The simulator's own account of one adversary: what it was shown and what not."""
+
+    adversary: str
+    words: str = ""
+    sees: tuple[str, ...] = ()
+    knows: tuple[str, ...] = ()
+    does_not_see: tuple[str, ...] = ()
+    powers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a report needs, as far as the folder has it."""
+
+    folder: Path
+    experiment: Table
+    experiment_text: str
+    manifest: Table
+    rounds: tuple[Round, ...]
+    attacks: tuple[Attack, ...]
+    clients: tuple[Client, ...]
+    sights: tuple[Sight, ...]
+    warnings: tuple[str, ...]
+    gaps: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The experiment's name, or the folder's."""
+        return text(self.experiment.get("name")) or self.folder.resolve().name
+
+    def section(self, name: str) -> Table:
+        """A table of the experiment file; empty if it is not there."""
+        return table(self.experiment.get(name))
+
+
+def read(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        InputError: the folder does not exist, is no folder, or holds none of the files of a run.
+    """
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: run: {problem}; give the folder that `fedsim run` wrote its results to")
+    if not any((folder / name).is_file() for name in (EXPERIMENT, MANIFEST, ROUNDS, ATTACKS)):
+        raise InputError(
+            f"{folder}: run: not a run folder, it has none of {EXPERIMENT}, {MANIFEST}, {ROUNDS} and {ATTACKS}; "
+            "give the folder that `fedsim run` wrote its results to"
+        )
+    gaps: list[str] = []
+    experiment_text = _content(folder / EXPERIMENT, gaps)
+    experiment: Table = {}
+    try:
+        experiment = tomllib.loads(experiment_text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        gaps.append(f"{EXPERIMENT} is damaged ({error}): {CONSEQUENCES[EXPERIMENT]}.")
+    manifest_text = _content(folder / MANIFEST, gaps)
+    manifest = table(_parsed(manifest_text)) if manifest_text.strip() else {}
+    if manifest_text.strip() and not manifest:
+        gaps.append(f"{MANIFEST} is damaged: {CONSEQUENCES[MANIFEST]}.")
+    rounds = {}
+    for line in _lines(folder / ROUNDS, gaps):
+        record = round_of(line)
+        if record is not None:
+            rounds[record.round] = record  # A resumed run may repeat a round: the last line holds.
+    attacks: dict[object, Attack] = {}
+    for number, line in enumerate(_lines(folder / ATTACKS, gaps)):
+        attack = attack_of(line)
+        key = (attack.job, attack.adversary, attack.client, attack.round) if attack.job else number
+        attacks[key] = attack  # Likewise a job that was tried again.
+    clients = [client_of(entry) for entry in tables(manifest.get("clients"))]
+    return Run(
+        folder=folder,
+        experiment=experiment,
+        experiment_text=experiment_text,
+        manifest=manifest,
+        rounds=tuple(rounds[key] for key in sorted(rounds)),
+        attacks=tuple(attacks.values()),
+        clients=tuple(sorted((client for client in clients if client), key=lambda client: client.client)),
+        sights=tuple(sight_of(entry) for entry in tables(manifest.get("who_sees_what"))),
+        warnings=strings(manifest.get("warnings")),
+        gaps=tuple(gaps),
+    )
+
+
+def round_of(line: Table) -> Round | None:
+    """A line of `rounds.jsonl`; None if it does not even say which round it is."""
+    number = integer(line.get("round"))
+    if number is None:
+        return None
+    return Round(
+        round=number,
+        clients=integers(line.get("clients")),
+        dropouts=tuple(
+            Dropout(integer(entry.get("client")), text(entry.get("reason")) or "no reason recorded", number)
+            for entry in tables(line.get("dropouts"))
+        ),
+        train_loss=real(line.get("train_loss")),
+        test_loss=real(line.get("test_loss")),
+        test_accuracy=real(line.get("test_accuracy")),
+        epsilon=real(line.get("epsilon")),
+        seconds=real(line.get("seconds")),
+    )
+
+
+def attack_of(line: Table) -> Attack:
+    """A line of `attacks.jsonl`."""
+    per_image = table(line.get("per_image"))
+    defenses = line.get("defenses")
+    pairs = line.get("history")
+    steps = [
+        (real(pair[0]), real(pair[1]))
+        for pair in (pairs if isinstance(pairs, list | tuple) else ())
+        if isinstance(pair, list | tuple) and len(pair) >= 2
+    ]
+    return Attack(
+        adversary=text(line.get("adversary")) or "unnamed",
+        plugin=text(line.get("plugin")),
+        vantage=text(line.get("vantage")),
+        client=integer(line.get("client")),
+        round=integer(line.get("round")),
+        batch=integer(line.get("batch")),
+        images=integer(line.get("images")),
+        psnr=real(line.get("psnr")),
+        ssim=real(line.get("ssim")),
+        lpips=real(line.get("lpips")),
+        lpips_net=text(line.get("lpips_net")),
+        lpips_note=text(line.get("lpips_note")),
+        label_accuracy=real(line.get("label_accuracy")),
+        iterations=integer(line.get("iterations")),
+        seconds=real(line.get("seconds")),
+        objective=real(line.get("objective")),
+        status=text(line.get("status")),
+        error=text(line.get("error")),
+        aware=line.get("aware") is True,
+        job=text(line.get("job")),
+        picture=text(line.get("picture")),
+        defenses=tables(defenses) if isinstance(defenses, list | tuple) else None,
+        history=tuple((x, y) for x, y in steps if x is not None and y is not None),
+        per_image={
+            name: tuple(real(value) for value in per_image[name])
+            for name in SCORES
+            if isinstance(per_image.get(name), list | tuple)
+        },
+    )
+
+
+def client_of(entry: Table) -> Client | None:
+    """An entry of the manifest's `clients`."""
+    number = integer(entry.get("client"))
+    if number is None:
+        return None
+    labels = tuple(max(count, 0) for count in integers(entry.get("labels")))
+    return Client(number, integer(entry.get("examples")), labels)
+
+
+def sight_of(entry: Table) -> Sight:
+    """An entry of the manifest's `who_sees_what`."""
+    return Sight(
+        adversary=text(entry.get("adversary")),
+        words=text(entry.get("words")),
+        sees=strings(entry.get("sees")),
+        knows=strings(entry.get("knows")),
+        does_not_see=strings(entry.get("does_not_see")),
+        powers=strings(entry.get("powers")),
+    )
+
+
+def real(value: object) -> float | None:
+    """A number, NaN and infinity included; None for anything else. A truth value is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def integer(value: object) -> int | None:
+    """A whole number, or None."""
+    number = real(value)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def text(value: object) -> str:
+    """A string; empty for anything else."""
+    return value if isinstance(value, str) else ""
+
+
+def table(value: object) -> Table:
+    """A table; empty for anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def tables(value: object) -> tuple[Table, ...]:
+    """The tables of a list."""
+    return tuple(entry for entry in value if isinstance(entry, Mapping)) if isinstance(value, list | tuple) else ()
+
+
+def strings(value: object) -> tuple[str, ...]:
+    """The strings of a list; a lone string is a list of one."""
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return tuple(entry for entry in value if isinstance(entry, str)) if isinstance(value, list | tuple) else ()
+
+
+def integers(value: object) -> tuple[int, ...]:
+    """The whole numbers of a list."""
+    numbers = [integer(entry) for entry in value] if isinstance(value, list | tuple) else []
+    return tuple(number for number in numbers if number is not None)
+
+
+def _content(path: Path, gaps: list[str]) -> str:
+    """The text of a file; empty if it cannot be had, with a line in `gaps`."""
+    problem = "is missing"
+    try:
+        content = path.read_bytes().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        content = ""
+    except OSError as error:
+        content, problem = "", f"cannot be read ({error.strerror})"
+    else:
+        problem = "" if content.strip() else "is empty"
+    if problem:
+        gaps.append(f"{path.name} {problem}: {CONSEQUENCES[path.name]}.")
+    return content
+
+
+def _parsed(content: str) -> Any:
+    """JSON, or None where it is none."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _lines(path: Path, gaps: list[str]) -> Iterable[Table]:
+    """The lines of a file that are JSON objects. The others are counted in `gaps`."""
+    lines = [line for line in _content(path, gaps).split("\n") if line.strip()]
+    parsed = [_parsed(line) for line in lines]
+    damaged = [index for index, value in enumerate(parsed) if not isinstance(value, Mapping)]
+    if damaged == [len(lines) - 1]:
+        gaps.append(f"{path.name} ends in the middle of a line, as after a kill: that line is left out.")
+    elif damaged:
+        gaps.append(f"{path.name}: {len(damaged)} of {len(lines)} lines are damaged and left out.")
+    return [value for value in parsed if isinstance(value, Mapping)]

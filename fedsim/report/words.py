@@ -1,0 +1,316 @@
+"""The sentences of a report. They say what was measured; what is much or little is left to the reader."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from fedsim.report.formats import counted, decibels, finite, fixed, listed, numbered, percent, plain, whole
+from fedsim.report.reading import Attack, Round, Run, Sight, Table, integer, integers, strings, table, tables, text
+
+ROLES = {"link": "the eavesdropper", "server": "the server", "client": "the curious client"}
+PLACES = {
+    "link": "on the link between a client and the server",
+    "server": "at the server",
+    "client": "at one of the clients",
+}
+KNOWLEDGE = {
+    "labels": "the labels of the private batch",
+    "batch_statistics": "the BatchNorm statistics of the private batch",
+    "running_statistics": "the client's running BatchNorm statistics",
+    "defenses": "which defenses the client uses, with their settings, but not their random draws",
+}
+POWERS = {
+    "alter_update": "the update on its way",
+    "alter_model": "the model on its way",
+}
+SIGHTS = {
+    "sizes": "sizes and timing of the messages",
+    "global_model": "the broadcast model",
+    "update": "the client's update, as it leaves the client",
+    "num_examples": "how many examples a client trained on",
+    "own_data": "its own data",
+}
+EXITS = {
+    0: "",
+    1: "The run failed (exit code 1).",
+    2: "The run was refused for its input (exit code 2).",
+    3: "The run finished, with quarantined attack jobs (exit code 3).",
+    130: "The run was interrupted from the keyboard (exit code 130).",
+    143: "The run was told to end before it was done (exit code 143).",
+}
+NOISES = ("gaussian", "laplace", "laplacian", "uniform")
+
+
+def defense(entry: Table) -> str:
+    """One defense in a few words: `pruning 0.9`, `Gaussian noise 0.01`, `mixup (alpha 0.4, pairs 2)`."""
+    name = text(entry.get("name")) or "unnamed defense"
+    words = name.replace("_", " ").replace("-", " ").strip()
+    # Every update here is one of gradients, so the first word of `gradient pruning` tells nothing.
+    words = words.removeprefix("gradient ") or words
+    settings = {key: value for key, value in entry.items() if key != "name" and value is not None}
+    for key, value in list(settings.items()):
+        if isinstance(value, str) and value.lower() in NOISES:
+            words = f"{value.capitalize()} {words}"
+            del settings[key]
+    if len(settings) == 1:
+        return f"{words} {plain(next(iter(settings.values())))}"
+    if settings:
+        inside = ", ".join(f"{key.replace('_', ' ')} {plain(value)}" for key, value in settings.items())
+        return f"{words} ({inside})"
+    return words
+
+
+def defenses(entries: Sequence[Table] | None) -> str:
+    """Defenses in the order in which they act; `no defense` without any."""
+    if entries is None:
+        return "defenses not recorded"
+    return " + ".join(defense(entry) for entry in entries) or "no defense"
+
+
+def configured_defenses(run: Run, client: int | None) -> Sequence[Table] | None:
+    """The defenses that the experiment gives a client; None if there is no experiment file to tell."""
+    clients = run.section("clients")
+    if not clients:
+        return None
+    for group in tables(clients.get("groups")):
+        if client in integers(group.get("members")) and "defenses" in group:
+            return tables(group.get("defenses"))
+    return tables(clients.get("defenses"))
+
+
+def role(attack: Attack, several: bool = False) -> str:
+    """Who attacks, by its place; with its id where `several` adversaries stand in the same kind of place."""
+    words = ROLES.get(attack.vantage, "the adversary")
+    return f"{words} ({attack.adversary})" if several or attack.vantage not in ROLES else words
+
+
+def victim(client: int | None) -> str:
+    """Whose data were attacked."""
+    return "No single client" if client is None else f"Client {client}"
+
+
+def strength(attack: Attack) -> tuple[bool, float, float]:
+    """An order of attacks by what they got: by SSIM, then by PSNR. Without a score comes last."""
+    ssim = attack.ssim if attack.ssim is not None and not math.isnan(attack.ssim) else -math.inf
+    psnr = attack.psnr if attack.psnr is not None and not math.isnan(attack.psnr) else -math.inf
+    return attack.scored, ssim, psnr
+
+
+def scores(attack: Attack, *, lpips: bool = False) -> str:
+    """`SSIM 0.88, PSNR 26.4 dB`; what was not measured is left out."""
+    parts = []
+    if attack.ssim is not None and not math.isnan(attack.ssim):
+        parts.append(f"SSIM {fixed(attack.ssim)}")
+    if attack.psnr is not None and not math.isnan(attack.psnr):
+        parts.append(f"PSNR {decibels(attack.psnr)}")
+    if lpips and finite(attack.lpips):
+        net = f" ({attack.lpips_net})" if attack.lpips_net else ""
+        parts.append(f"LPIPS {fixed(attack.lpips)}{net}")
+    return ", ".join(parts) or "no score"
+
+
+def outcome(attacks: Sequence[Attack], several: bool = False) -> str:
+    """What came of all attacks on one client, in a sentence without its subject.
+
+    The strongest attack by an adversary that does not know the defense stands first, as a defense is judged by it most
+    often; the strongest one that knows it follows, as that is the honest test of a defense.
+    """
+    naive, aware = (
+        max((attack for attack in attacks if attack.scored and attack.aware is knows), key=strength, default=None)
+        for knows in (False, True)
+    )
+    first = naive or aware
+    if first is None:
+        worst = attacks[0]
+        return f"{role(worst, several)} attacked, but there is nothing to score: {failure(worst)}"
+    who = role(first, several)
+    if first is aware:
+        who += ", which knows the defense,"
+    said = f"{who} reconstructed {counted(first.images, 'image')}, {scores(first)}"
+    tried = sum(attack.aware is first.aware for attack in attacks)
+    if tried > 1:
+        said += f" (the strongest of {counted(tried, 'attack')})"
+    if naive and aware:
+        said += f"; against an attacker who knows the defense, {scores(aware)}"
+    return said
+
+
+def failure(attack: Attack) -> str:
+    """Why an attack has no score, or not the one it should have."""
+    if attack.error:
+        return attack.error
+    if attack.status == "nan":
+        return "its objective became NaN; the last finite guess was kept"
+    if attack.status not in ("", "done"):
+        return f"it ended as '{attack.status}'"
+    return "no scores recorded"
+
+
+def victims(attacks: Iterable[Attack]) -> dict[int | None, list[Attack]]:
+    """The attacks by whom they hit; who lost most comes first, and so does the strongest attack on each."""
+    by_client: dict[int | None, list[Attack]] = {}
+    for attack in attacks:
+        by_client.setdefault(attack.client, []).append(attack)
+    for hits in by_client.values():
+        hits.sort(key=strength, reverse=True)
+    return dict(sorted(by_client.items(), key=lambda item: strength(item[1][0]), reverse=True))
+
+
+def ambiguous(attacks: Iterable[Attack]) -> bool:
+    """Whether two adversaries stand in the same kind of place, so that a role alone does not name one."""
+    seen: dict[tuple[str, bool], set[str]] = {}
+    for attack in attacks:
+        seen.setdefault((attack.vantage, attack.aware), set()).add(attack.adversary)
+    return any(len(names) > 1 for names in seen.values())
+
+
+def headline(run: Run) -> str:
+    """The run in two or three sentences."""
+    hits = victims(run.attacks)
+    if not hits:
+        planned = tables(run.experiment.get("adversaries"))
+        if not planned:
+            return "No adversary took part in this run." if run.experiment else "No attack is recorded."
+        return f"{counted(len(planned), 'adversary', 'adversaries')} took part, but no attack is recorded."
+    places = sorted({PLACES[attack.vantage] for attack in run.attacks if attack.vantage in PLACES})
+    ids = {attack.adversary for attack in run.attacks}
+    who = f"{counted(len(ids), 'adversary', 'adversaries')}{' ' + listed(places) if places else ''}"
+    attacked = [client for client in hits if client is not None]
+    whom = counted(len(attacked), "client") if attacked else "the clients' sum"
+    rounds = sorted({attack.round for attack in run.attacks if attack.round is not None})
+    when = f" in {numbered(rounds, 'round')}" if rounds else ""
+    text = f"{who} attacked {whom}{when}."
+    rated = [attack for attack in run.attacks if attack.ssim is not None and math.isfinite(attack.ssim)]
+    if not rated:
+        return f"{text} No reconstruction could be scored."
+    best, least = max(rated, key=strength), min(rated, key=strength)
+    if best is least or fixed(best.ssim) == fixed(least.ssim):
+        return f"{text} The reconstruction scores SSIM {fixed(best.ssim)}, where 1 is identical to the private images."
+    return (
+        f"{text} SSIM of the reconstructions goes from {fixed(least.ssim)} ({_whose(least)}) to "
+        f"{fixed(best.ssim)} ({_whose(best)}), where 1 is identical to the private images."
+    )
+
+
+def _whose(attack: Attack) -> str:
+    knows = ", attacker knows it" if attack.aware else ""
+    return f"{victim(attack.client).lower()}, {defenses(attack.defenses)}{knows}"
+
+
+def spread(attack: Attack) -> str:
+    """What the mean hides: the best and the worst image of the batch."""
+    values = [value for value in attack.per_image.get("ssim", ()) if value is not None and math.isfinite(value)]
+    if len(values) < 2:
+        return ""
+    return f"SSIM image by image from {fixed(min(values))} to {fixed(max(values))}."
+
+
+def pixel_error(attack: Attack) -> str:
+    """PSNR in other words. With images in [0, 1], PSNR is -20 log10 of the root-mean-square error."""
+    if not finite(attack.psnr):
+        return ""
+    assert attack.psnr is not None
+    error = 10 ** (-min(max(attack.psnr, -100.0), 200.0) / 20)
+    return f"{decibels(attack.psnr)} is a typical pixel error of about {percent(error, 0 if error >= 0.1 else 1)} of the range."
+
+
+def distinguishing(attack: Attack, among: Sequence[Attack]) -> str:
+    """What sets an attack apart from the others on the same client, in a few words."""
+    parts = []
+    if len({other.adversary for other in among}) > 1:
+        parts.append(attack.adversary)
+    if len({other.round for other in among}) > 1:
+        parts.append(f"round {attack.round}" if attack.round is not None else "unknown round")
+    if attack.aware:
+        parts.append("knows the defense")
+    elif any(other.aware for other in among):
+        parts.append("does not know the defense")
+    return ", ".join(parts)
+
+
+def start_to_end(rounds: Sequence[Round], field: str, style: str = "number") -> str:
+    """`0.11 → 0.87`, from the first value that there is to the last; empty with none."""
+    values = [(entry.round, getattr(entry, field)) for entry in rounds]
+    known = [(number, value) for number, value in values if finite(value)]
+    if not known:
+        return ""
+    (first_round, first), (last_round, last) = known[0], known[-1]
+    written = [percent(value) if style == "percent" else fixed(value, 3) for value in (first, last)]
+    if first_round == last_round:
+        return f"{written[0]} in round {first_round}"
+    return f"{written[0]} → {written[1]} (round {first_round} → {last_round})"
+
+
+def vantage(entry: Table, sight: Sight, run: Run) -> str:
+    """Where an adversary stands and what it may do, in a sentence or two, from the experiment alone."""
+    place = text(entry.get("vantage"))
+    targets, rounds = list(integers(entry.get("targets"))), list(integers(entry.get("rounds")))
+    aim = f" It attacks {numbered(targets, 'client')}" if targets else " It has no target"
+    aim += f" in {numbered(rounds, 'round')}." if rounds else "."
+    member = integer(entry.get("member"))
+    where = f"as client {member} among the clients" if member is not None else PLACES.get(place, "at an unknown place")
+    can = [POWERS.get(word, word.replace("_", " ")) for word in strings(entry.get("powers")) or sight.powers]
+    power = f" It may alter {listed(can)}." if can else " It only listens: it may alter nothing."
+    server = run.section("server")
+    guard = ""
+    if server.get("tls") is True and place == "link":
+        guard += " The links are encrypted (TLS), so it sees sizes and timing alone."
+    secure = text(server.get("secure_aggregation"))
+    if secure and secure != "off":
+        guard += f" Updates are masked by secure aggregation ({secure})."
+    return f"This adversary stands {where}.{aim}{power}{guard}"
+
+
+def wordings(names: Iterable[str], glossary: Table) -> list[str]:
+    """Names of the threat model in words; what is no such name is shown as it is."""
+    return [str(glossary.get(name, name)) for name in names]
+
+
+def setup(run: Run) -> str:
+    """The experiment in one line."""
+    clients, server = run.section("clients"), run.section("server")
+    count = integer(clients.get("count"))
+    count = count if count is not None else (len(run.clients) or None)
+    last = integer(run.experiment.get("rounds"))
+    data, model = text(run.section("data").get("name")), text(run.section("model").get("name"))
+    strategy = server.get("strategy")
+    aggregation = text(strategy) or text(table(strategy).get("name"))
+    split = run.section("data").get("partition")
+    settings = table(split)
+    partition = text(split) or " ".join(
+        [text(settings.get("name")) or text(settings.get("kind"))]
+        + [f"({key} {plain(value)})" for key, value in settings.items() if key not in ("name", "kind")]
+    )
+    parameters = integer(run.manifest.get("parameters"))
+    size = f" ({counted(parameters, 'parameter')})" if parameters is not None else ""
+    parts = [
+        f"{data}, split {partition}" if data and partition else data,
+        f"{model}{size}" if model else "",
+        f"{counted(count, 'client')}" if count is not None else "",
+        counted(last, "round") if last is not None else "",
+        " ".join(part for part in (text(clients.get("algorithm")), "clients,") if part)
+        + f" {aggregation} at the server"
+        if text(clients.get("algorithm")) and aggregation
+        else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def state(run: Run) -> list[str]:
+    """What a reader must know before anything else: that the run is unfinished, or did not end well."""
+    if not run.manifest:
+        return []
+    said = []
+    status, code = text(run.manifest.get("status")), integer(run.manifest.get("exit"))
+    if code is not None and EXITS.get(code, "x"):
+        said.append(EXITS.get(code) or f"The run ended with exit code {code}.")
+    elif code is None and status not in ("done",):
+        said.append(f"The run has not recorded an end{f' (status: {status})' if status else ''}; this is what there is.")
+    elif status not in ("", "done"):
+        said.append(f"The run's status is '{status}'.")
+    planned = integer(run.experiment.get("rounds"))
+    reached = max((entry.round for entry in run.rounds), default=None)
+    if planned is not None and reached is not None and reached < planned:
+        said.append(f"Training is recorded up to round {whole(reached)} of {whole(planned)}.")
+    return said

@@ -1,0 +1,184 @@
+"""The folder of a run: what is in it, and how it is written so that a crash leaves whole files.
+
+experiment.toml (resolved), manifest.json, rounds.jsonl, attacks.jsonl, captures/ and jobs/ (content-addressed), truth/
+(read by scoring alone), reconstructions/, report.html.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import InputError
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """A client that was asked in a round and gave no usable update."""
+
+    client: int
+    reason: str
+
+
+@dataclass
+class RoundRecord:
+    """A line of rounds.jsonl. Round 0 is the initial model. None: not measured in this round.
+
+    train_loss: the mean over the clients' local losses, weighted by examples. test_accuracy: in [0, 1].
+    skipped: why the round left the model as it was, if it did.
+    """
+
+    round: int
+    clients: tuple[int, ...] = ()
+    dropouts: tuple[Dropout, ...] = ()
+    train_loss: float | None = None
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    seconds: float = 0.0
+    skipped: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The line as data; `skipped` only where it says something."""
+        data = asdict(self)
+        if data["skipped"] is None:
+            del data["skipped"]
+        return data
+
+    def line(self) -> str:
+        """The record in words."""
+        parts = [f"round {self.round}"]
+        if self.train_loss is not None:
+            parts.append(f"train loss {self.train_loss:.3f}")
+        if self.test_accuracy is not None and self.test_loss is not None:
+            parts.append(f"test loss {self.test_loss:.3f}")
+            parts.append(f"test accuracy {self.test_accuracy:.1%}")
+        if self.dropouts:
+            parts.append(f"{len(self.dropouts)} dropped out")
+        if self.skipped:
+            parts.append(f"skipped: {self.skipped}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the parts of a run are."""
+
+    path: Path
+    experiment: Path = field(init=False)
+    manifest: Path = field(init=False)
+    rounds: Path = field(init=False)
+    attacks: Path = field(init=False)
+    captures: Path = field(init=False)
+    jobs: Path = field(init=False)
+    truth: Path = field(init=False)
+    reconstructions: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name, file in {
+            "experiment": "experiment.toml",
+            "manifest": "manifest.json",
+            "rounds": "rounds.jsonl",
+            "attacks": "attacks.jsonl",
+            "captures": "captures",
+            "jobs": "jobs",
+            "truth": "truth",
+            "reconstructions": "reconstructions",
+        }.items():
+            object.__setattr__(self, name, self.path / file)
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """A new, empty run folder. Raises InputError if the path is taken or cannot be written."""
+        check_new(path)
+        folder = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for part in (folder.captures, folder.jobs, folder.truth, folder.reconstructions):
+                part.mkdir()
+        except OSError as error:
+            raise InputError(f"--out {path}: cannot be made: {error.strerror}; choose another place") from None
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """A run folder that is there. Raises InputError if it is not one."""
+        if not path.exists():
+            raise InputError(f"{path}: no such run folder; `fedsim run` prints where it put its run")
+        if not (path / "experiment.toml").is_file():
+            raise InputError(f"{path}: not a run folder (there is no experiment.toml in it)")
+        return cls(path)
+
+
+def check_new(path: Path) -> None:
+    """InputError if a run may not be put here. An empty folder is fine; nothing is ever overwritten."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--out {path}: is a file; choose a folder that does not exist yet")
+    if path.is_dir() and any(path.iterdir()):
+        raise InputError(f"--out {path}: exists and is not empty; choose another folder, or remove this one first")
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"--out {path}: {parent} cannot be written to; choose another place")
+
+
+def new_path(parent: Path, name: str) -> Path:
+    """`runs/quickstart-1`, `runs/quickstart-2`, ...: the first that is free."""
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is either the old one or the whole new one, also after a crash."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # noqa: PTH101  # mkstemp makes files that only their owner can read
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def append_line(path: Path, data: Mapping[str, Any]) -> None:
+    """Append one JSON line and see it to the disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(finite(data), allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file; [] if it is not there. A last line that a crash cut off is left out."""
+    if not path.exists():
+        return []
+    out = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            out.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return out
+
+
+def finite(data: Any) -> Any:
+    """The same data with NaN and infinities as null, which is all that JSON has for them."""
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(item) for item in data]
+    return data

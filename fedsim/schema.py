@@ -1,0 +1,140 @@
+"""Fill a frozen dataclass from a table, and say of every key that does not fit where it stands and why.
+
+The rules are the dataclass's own annotations; pydantic checks them. This module words the outcome.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from fedsim.errors import suggestion
+from fedsim.toml_lines import Path
+
+
+class Problems:
+    """Collects what is wrong, each with its place: `file:line: key: problem`."""
+
+    def __init__(self, source: str, lines: Mapping[Path, int], overrides: Mapping[Path, str]) -> None:
+        self._source, self._lines, self._overrides = source, lines, overrides
+        self.found: list[str] = []
+
+    def add(self, path: Path, problem: str) -> None:
+        """Note a problem of the key at `path`. A key that is missing gets the line of what should hold it."""
+        self.found.append(f"{self._place(path)}: {dotted(path)}: {problem}" if path else f"{self._source}: {problem}")
+
+    def _place(self, path: Path) -> str:
+        for end in range(len(path), 0, -1):
+            if path[:end] in self._overrides:
+                return f"--set {self._overrides[path[:end]]}"
+        for override, setting in self._overrides.items():
+            if path == override[: len(path)] and path not in self._lines:
+                return f"--set {setting}"
+        for end in range(len(path), 0, -1):
+            if path[:end] in self._lines:
+                return f"{self._source}:{self._lines[path[:end]]}"
+        return f"{self._source}:1"
+
+
+def dotted(path: Path) -> str:
+    """`clients.groups[0].members`, for a person."""
+    out = ""
+    for part in path:
+        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
+    return out
+
+
+@functools.cache
+def _adapter(cls: type, key: str) -> TypeAdapter[Any]:
+    # NaN and infinity are TOML numbers, but no setting means anything by them.
+    return TypeAdapter(get_type_hints(cls, include_extras=True)[key], config=ConfigDict(allow_inf_nan=False))
+
+
+def fill(
+    cls: type,
+    table: Mapping[str, Any],
+    path: Path,
+    problems: Problems,
+    *,
+    ready: Mapping[str, Any] | None = None,
+    also_known: tuple[str, ...] = (),
+) -> Any:
+    """An instance of `cls` from `table`, or None after noting problems.
+
+    `ready` holds fields that the caller has made already (nested components); `also_known` names keys of the table that
+    are none of this class's business but are no mistakes either.
+    """
+    if not is_dataclass(cls):
+        problems.add(path, f"the plugin's class {cls.__qualname__} is not a dataclass; its settings are its fields")
+        return None
+    before = len(problems.found)
+    values = dict(ready or {})
+    known = [f.name for f in fields(cls) if f.init]
+    for key, value in table.items():
+        if key in values or key in also_known:
+            continue
+        if key not in known:
+            candidates = [*known, *also_known]
+            problems.add((*path, key), f"unknown key{suggestion(key, candidates)}")
+            continue
+        try:
+            adapter = _adapter(cls, key)
+            # JSON in strict mode takes a list for a tuple and a whole number for a float, but no text for a number.
+            values[key] = adapter.validate_json(json.dumps(value, default=str), strict=True)
+        except ValidationError as error:
+            for item in error.errors(include_url=False):
+                inner = tuple(part for part in item["loc"] if isinstance(part, int) or part in known)
+                problems.add((*path, key, *inner), _words(item))
+    for f in fields(cls):
+        required = f.default is MISSING and f.default_factory is MISSING
+        if f.init and required and f.name not in values and f.name not in table:
+            problems.add((*path, f.name), "missing, and there is no default")
+    if len(problems.found) > before:
+        return None
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:  # a component's own __post_init__
+        problems.add(path, str(error))
+        return None
+
+
+def _words(item: Any) -> str:
+    kind, given, limits = item["type"], item["input"], item.get("ctx", {})
+    wanted = {
+        "greater_than_equal": f"must be at least {limits.get('ge')}",
+        "greater_than": f"must be above {limits.get('gt')}",
+        "less_than_equal": f"must be at most {limits.get('le')}",
+        "less_than": f"must be below {limits.get('lt')}",
+        "int_type": "must be a whole number",
+        "int_from_float": "must be a whole number",
+        "float_type": "must be a number",
+        "finite_number": "must be a finite number",
+        "string_type": "must be text in quotes",
+        "bool_type": "must be true or false",
+        "tuple_type": "must be a list",
+        "list_type": "must be a list",
+        "frozen_set_type": "must be a list",
+        "literal_error": f"must be one of {limits.get('expected')}",
+        "string_pattern_mismatch": f"must match {limits.get('pattern')}",
+        "too_short": f"must have at least {limits.get('min_length')} item(s)",
+        "missing": "is missing",
+    }.get(kind, item["msg"][:1].lower() + item["msg"][1:])
+    words = f"{wanted}, not {_shown(given)}"
+    if kind == "literal_error" and isinstance(given, str):
+        choices = re.findall(r"'([^']*)'", str(limits["expected"]))
+        close = suggestion(given, choices)
+        words += close if "did you mean" in close else ""
+    return words
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return f"'{value}'" if len(value) <= 60 else f"'{value[:57]}...'"
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

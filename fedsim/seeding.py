@@ -1,0 +1,35 @@
+"""Every random draw, derived from (seed, what it is for) and from nothing else.
+
+A draw therefore does not depend on which worker makes it, nor on what was drawn before it: the same file and seed give
+the same bits for any number of workers, and a client's private batch can be derived again when it is scored.
+Keys for cryptography are not drawn here; those come from the operating system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+
+def derive(seed: int, *purpose: str | int) -> int:
+    """A 63-bit integer: the start of SHA-256 over the seed and the purpose, e.g. `derive(0, "batch", 3, 7)`."""
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A torch generator on the CPU, seeded by `derive`. Draws are made on the CPU, then moved: same bits everywhere."""
+    import torch
+
+    return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+def numpy_generator(seed: int, *purpose: str | int) -> numpy.random.Generator:
+    """The same for NumPy."""
+    import numpy
+
+    return numpy.random.default_rng(derive(seed, *purpose))

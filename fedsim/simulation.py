@@ -1,0 +1,198 @@
+"""One experiment, start to finish. The only module that knows clients, server and adversaries alike.
+
+The way of a gradient: server round loop -> grid -> client trains and defends -> grid -> wiretap -> adversary's jobs ->
+attacks -> scoring -> report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import fedsim.grids.flower_internals as flower  # isort: skip  # sets Flower's environment before flwr is imported
+
+import torch
+from flwr.app import Context, RecordDict
+from torch import Tensor
+
+from fedsim import batchnorm, protocol, scoring
+from fedsim.adversaries.base import Observation
+from fedsim.adversaries.storage import JobStore
+from fedsim.adversaries.wiretap import Wiretap
+from fedsim.attacks import Attack, run_attacks
+from fedsim.clients.app import client_app
+from fedsim.clients.workplace import Workplace, workplace
+from fedsim.errors import InputError
+from fedsim.experiment import AdversaryEntry, Experiment
+from fedsim.grids.inline import InlineGrid
+from fedsim.runs import RoundRecord, RunFolder, append_line
+from fedsim.server.app import server_app
+
+
+class Screen(Protocol):
+    """Whoever shows progress: a terminal, plain lines, JSON lines, or nobody."""
+
+    def rounds(self, done: int, total: int, record: RoundRecord) -> None:
+        """A round is over."""
+        ...
+
+    def attack(self, name: str, done: int, total: int, note: str) -> None:
+        """An attack has come so far."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Something went wrong that the run survives."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What a run came to. `quarantined` counts attacks whose plugin failed."""
+
+    rounds: list[RoundRecord] = field(default_factory=list)
+    attacks: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def quarantined(self) -> int:
+        """How many attacks failed."""
+        return sum(line["status"] == "failed" for line in self.attacks)
+
+
+def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outcome:
+    """Train the federation under the adversaries' eyes, then run their attacks and score them.
+
+    Raises InputError for what only a built model can show to be wrong, before round 0.
+    """
+    if experiment.runtime.threads:
+        torch.set_num_threads(experiment.runtime.threads)
+    place = workplace(experiment)
+    _check_built(experiment, place)
+    outcome = Outcome(facts=_facts(experiment, place))
+    store = JobStore(folder.captures, folder.jobs)
+    attacks: list[Attack] = []
+
+    def warn(text: str) -> None:
+        outcome.warnings.append(text)
+        screen.warn(text)
+
+    def on_observation(entry: AdversaryEntry, seen: Observation) -> None:
+        try:
+            jobs = list(entry.plugin.settings.capture(seen))
+            for job in jobs:
+                attacks.append(Attack(entry, store.put(job, entry.plugin.describe(), entry.id), seen.client, seen.round))
+        except Exception as error:  # a plugin's fault must not end the training
+            warn(f"adversary '{entry.id}': capture of client {seen.client} in round {seen.round} failed: "
+                 f"{type(error).__name__}: {error}")
+        if not scoring.has_truth(folder.truth, seen.client, seen.round):
+            private = place.replay(seen.client, seen.round, {}, {}, statistics=False)
+            scoring.write_truth(folder.truth, seen.client, seen.round, private.batch)
+
+    def on_round(record: RoundRecord) -> None:
+        outcome.rounds.append(record)
+        append_line(folder.rounds, record.as_json())
+        screen.rounds(record.round, experiment.rounds, record)
+
+    grid = InlineGrid(client_app(experiment), experiment.clients.count)
+    wiretap = Wiretap(experiment, _public(experiment, place), _Witness(place, grid), on_observation)
+    grid.watch(wiretap)
+    server_app(experiment, on_round)(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
+    for entry in experiment.adversaries:
+        _note_unseen(entry, attacks, warn)
+    outcome.attacks = run_attacks(attacks, experiment, folder, place.device, screen, warn)
+    return outcome
+
+
+class _Witness:
+    """Derives again what a client had, and gives out the one item that is asked for."""
+
+    def __init__(self, place: Workplace, grid: InlineGrid) -> None:
+        self._place, self._grid = place, grid
+
+    def __call__(self, client: int, round_: int, item: str, request: RecordDict) -> Mapping[str, Tensor]:
+        held = request.get(protocol.BUFFERS) or {}
+        parameters = flower.from_record(request[protocol.ARRAYS])  # type: ignore[arg-type]
+        buffers = flower.from_record(held)  # type: ignore[arg-type]
+        if item == "running_statistics":
+            own = self._grid.contexts[client + 1].state.get(protocol.BUFFERS)
+            running = flower.from_record(own) if own else {**self._place.initial_statistics, **buffers}  # type: ignore[arg-type]
+            return {_known(key): value for key, value in running.items()}
+        private = self._place.replay(client, round_, parameters, buffers, statistics=item == "batch_statistics")
+        if item == "batch_statistics":
+            return {_known(key): value for key, value in private.statistics.items()}
+        if item == "labels":
+            return {"known/labels": private.batch.labels}
+        if item == "own_data":
+            return {"own/images": private.batch.images, "own/labels": private.batch.labels}
+        raise ValueError(f"no witness for '{item}'")
+
+
+def _known(key: str) -> str:
+    """`layer1.bn.mean` -> `known/mean/layer1.bn`."""
+    layer, _, kind = key.rpartition(".")
+    return f"known/{kind}/{layer}"
+
+
+def _check_built(experiment: Experiment, place: Workplace) -> None:
+    """What holds between file and model can be told only now for models that come from elsewhere (torchvision:NAME)."""
+    if batchnorm.layers(place.model):
+        return
+    for position, entry in enumerate(experiment.adversaries):
+        asked = {"batch_statistics", "running_statistics"} & (set(entry.knows) | entry.plugin.settings.needs)
+        for item in sorted(asked):
+            raise InputError(
+                f"adversaries[{position}]: '{entry.id}' works with '{item}', but model '{experiment.model.name}' under "
+                f"batchnorm = \"{experiment.clients.batchnorm}\" has no BatchNorm; choose another mode of the attack"
+            )
+
+
+def _note_unseen(entry: AdversaryEntry, attacks: list[Attack], warn: Any) -> None:
+    """A target that was not drawn, or dropped out, shows nothing; say so rather than leave a gap."""
+    if entry.vantage == "client":
+        return
+    done = {(attack.client, attack.round) for attack in attacks if attack.entry is entry}
+    for round_ in entry.rounds:
+        for client in entry.targets:
+            if (client, round_) not in done:
+                warn(f"adversary '{entry.id}': there is no capture of client {client} in round {round_} to attack "
+                     f"(it was not drawn, dropped out, or the plugin made no job of it)")
+
+
+def _public(experiment: Experiment, place: Workplace) -> dict[str, Any]:
+    """The training protocol that every participant knows."""
+    data, model = place.federation.data, experiment.model.describe()
+    name = model.pop("name")
+    return {
+        "model": {"name": name, "settings": model},
+        "image_shape": list(data.shape),
+        "classes": data.classes,
+        "mean": list(data.normalisation.mean),
+        "std": list(data.normalisation.std),
+        "batchnorm": experiment.clients.batchnorm,
+        "algorithm": experiment.clients.algorithm,
+        "learning_rate": experiment.clients.learning_rate,
+        "loss": "cross_entropy",
+    }
+
+
+def _facts(experiment: Experiment, place: Workplace) -> dict[str, Any]:
+    """The part of the manifest that needs data and model."""
+    data = place.federation.data
+    labels = [data.train.labels[share] for share in place.federation.shares]
+    return {
+        "device": str(place.device),
+        "threads": torch.get_num_threads(),
+        "parameters": sum(value.numel() for value in place.model.parameters()),
+        "classes": data.classes,
+        "class_names": list(data.class_names),
+        "image_shape": list(data.shape),
+        "train_examples": len(data.train),
+        "test_examples": len(data.test),
+        "clients": [
+            {"client": client, "examples": len(own), "labels": torch.bincount(own, minlength=data.classes).tolist()}
+            for client, own in enumerate(labels)
+        ],
+    }
+

@@ -1,0 +1,171 @@
+"""The Flower ServerApp: a short round loop around any of Flower's strategies.
+
+Flower's own `Strategy.start` cannot resume, draws clients from the global random state and averages whatever it is sent;
+this loop asks the strategy to configure and to aggregate, and does the rest itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import cast
+
+import fedsim.grids.flower_internals as flower  # isort: skip  # sets Flower's environment before flwr is imported
+
+import torch
+from flwr.app import ConfigRecord, Context, Message
+from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
+
+from fedsim import batchnorm, protocol, seeding
+from fedsim.data.federation import load_federation
+from fedsim.devices import choose_device
+from fedsim.errors import FedsimError
+from fedsim.experiment import Experiment
+from fedsim.grids.deployment import experiment_of
+from fedsim.models.initial import initial_model
+from fedsim.runs import Dropout, RoundRecord
+from fedsim.server.edge import Admitted, admit, as_weights
+from fedsim.server.evaluation import evaluate
+
+OnRound = Callable[[RoundRecord], None]
+
+
+class Rounds:
+    """The server's state over the rounds of an experiment: global parameters, running statistics and the strategy."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.policy = experiment.clients.batchnorm
+        self.data = load_federation(
+            experiment.data.dataset.settings, experiment.data.partition.settings, experiment.clients.count, experiment.seed
+        ).data
+        self.model = initial_model(experiment, self.data).to(choose_device(experiment.runtime.device))
+        self.parameters: dict[str, Tensor] = {
+            name: value.detach().cpu().clone() for name, value in self.model.named_parameters()
+        }
+        self.running = batchnorm.statistics(self.model)
+        layers = batchnorm.layers(self.model)
+        self.buffer_shapes = {
+            key: (layers[key.rpartition(".")[0]].num_features,) for key in batchnorm.expected_keys(self.policy, self.model)
+        }
+        self.strategy = experiment.server.strategy.settings.build()
+
+    def run(self, grid: Grid, on_round: OnRound) -> None:
+        """All rounds. `on_round` gets a record after each, and one for round 0: the initial model."""
+        loss, accuracy = self._test()
+        on_round(RoundRecord(0, test_loss=loss, test_accuracy=accuracy))
+        for number in range(1, self.experiment.rounds + 1):
+            on_round(self._round(number, grid))
+
+    def _round(self, number: int, grid: Grid) -> RoundRecord:
+        start = time.perf_counter()
+        messages = self._requests(number, grid)
+        replies = grid.send_and_receive(messages)
+        admitted, dropouts = admit(replies, self.parameters, self.buffer_shapes)
+        dropouts += self._silent(messages, admitted, dropouts)
+        skipped = self._aggregate(number, admitted)
+        record = RoundRecord(
+            number,
+            clients=tuple(reply.client for reply in admitted),
+            dropouts=tuple(sorted(dropouts, key=lambda dropout: dropout.client)),
+            train_loss=_weighted_loss(admitted),
+            skipped=skipped,
+        )
+        last = number == self.experiment.rounds
+        if last or number % self.experiment.server.evaluate_every == 0:
+            record.test_loss, record.test_accuracy = self._test()
+        record.seconds = time.perf_counter() - start
+        return record
+
+    def _requests(self, number: int, grid: Grid) -> list[Message]:
+        nodes = sorted(grid.get_node_ids())
+        wanted = self.experiment.clients.per_round or len(nodes)
+        order = torch.randperm(len(nodes), generator=seeding.generator(self.experiment.seed, "sampling", number))
+        chosen = _Roster(sorted(nodes[i] for i in order[:wanted].tolist()))
+        messages = self.strategy.configure_train(
+            number, flower.to_record(self.parameters), ConfigRecord(), cast(Grid, chosen)
+        )
+        statistics = batchnorm.broadcast(self.policy, self.running)
+        out = sorted(messages, key=lambda message: message.metadata.dst_node_id)
+        for message in out:
+            message.metadata.group_id = str(number)
+            if statistics:
+                message.content[protocol.BUFFERS] = flower.to_record(statistics)
+        return out
+
+    def _silent(self, asked: list[Message], admitted: list[Admitted], dropouts: list[Dropout]) -> list[Dropout]:
+        """Clients that were asked and from whom nothing came."""
+        heard = {reply.client for reply in admitted} | {dropout.client for dropout in dropouts}
+        clients = [message.metadata.dst_node_id - 1 for message in asked]
+        return [Dropout(client, "no reply") for client in clients if client not in heard]
+
+    def _aggregate(self, number: int, admitted: list[Admitted]) -> str | None:
+        """Move the global model. On failure leave it as it was and say why."""
+        least = self.experiment.server.min_clients
+        if len(admitted) < max(least, 1):
+            return f"{len(admitted)} usable updates, {max(least, 1)} required; the model stays as it was"
+        double = self.experiment.server.strategy.settings.double_precision
+        rate = self.experiment.server.learning_rate
+        weights = [as_weights(reply, self.parameters, rate, double=double) for reply in admitted]
+        try:
+            arrays, _ = self.strategy.aggregate_train(number, weights)
+        except Exception as error:
+            raise FedsimError(
+                f"round {number}: strategy '{self.experiment.server.strategy.name}' failed: {type(error).__name__}: {error}"
+            ) from error
+        if arrays is None:
+            return "the strategy made no aggregate of these updates; the model stays as it was"
+        new = {name: value.to(torch.float32) for name, value in flower.from_record(arrays).items()}
+        bad = [name for name, value in new.items() if not torch.isfinite(value).all()]
+        if bad:
+            return f"the aggregate of {bad[0]} is not finite; the model stays as it was (a lower learning rate may help)"
+        self.parameters = {name: new[name] for name in self.parameters}
+        self.running = batchnorm.aggregate(
+            self.policy,
+            self.running,
+            [reply.buffers for reply in admitted],
+            [reply.examples for reply in admitted],
+            [reply.steps for reply in admitted],
+        )
+        return None
+
+    def _test(self) -> tuple[float, float]:
+        return evaluate(self.model, self.parameters, self.running, self.policy, self.data)
+
+
+class _Roster:
+    """The part of a Grid that a strategy's `configure_train` uses: only the clients drawn for this round are there."""
+
+    def __init__(self, nodes: list[int]) -> None:
+        self._nodes = nodes
+
+    def get_node_ids(self) -> Iterable[int]:
+        return self._nodes
+
+
+def server_app(experiment: Experiment | None = None, on_round: OnRound | None = None) -> ServerApp:
+    """A ServerApp that runs the experiment; the final model is left in `context.state["arrays"]`."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        rounds = Rounds(experiment or experiment_of(context))
+        rounds.run(grid, on_round or _print_round)
+        context.state[protocol.ARRAYS] = flower.to_record(rounds.parameters)
+        if rounds.running:
+            context.state[protocol.BUFFERS] = flower.to_record(rounds.running)
+
+    return app
+
+
+def _print_round(record: RoundRecord) -> None:
+    print(record.line(), flush=True)
+
+
+def _weighted_loss(admitted: list[Admitted]) -> float | None:
+    total = sum(reply.examples for reply in admitted)
+    return sum(reply.loss * reply.examples for reply in admitted) / total if total else None
+
+
+app = server_app()

@@ -1,0 +1,130 @@
+"""The edge of the server: replies are admitted or refused, and updates become the weights that a strategy sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import fedsim.grids.flower_internals as flower
+
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedsim import protocol
+from fedsim.errors import ProtocolError
+from fedsim.grids.inline import client_of
+from fedsim.runs import Dropout
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A reply that passed the edge."""
+
+    client: int
+    message: Message
+    update: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    examples: int
+    steps: int
+    loss: float
+
+
+def admit(
+    replies: Iterable[Message], parameters: Mapping[str, Tensor], buffers: Mapping[str, tuple[int, ...]]
+) -> tuple[list[Admitted], list[Dropout]]:
+    """The usable replies in the order of the clients, and the others as dropouts with their reasons.
+
+    parameters: the broadcast model, for names and shapes. buffers: the names and shapes of the statistics that the
+    BatchNorm policy has every client send.
+    """
+    admitted, dropouts = [], []
+    for reply in sorted(replies, key=client_of):
+        client = client_of(reply)
+        try:
+            if reply.has_error():
+                raise ProtocolError(reply.error.reason or "the client failed and gave no reason")
+            admitted.append(_checked(reply, client, parameters, buffers))
+        except ProtocolError as problem:
+            dropouts.append(Dropout(client, str(problem)))
+    return admitted, dropouts
+
+
+def as_weights(reply: Admitted, parameters: Mapping[str, Tensor], rate: float, *, double: bool) -> Message:
+    """The reply as Flower's strategies want it: weights = broadcast - rate * update, one ArrayRecord, one MetricRecord."""
+    weights = {}
+    for name, value in parameters.items():
+        update = reply.update[name]
+        if double:
+            value, update = value.double(), update.double()
+        weights[name] = torch.sub(value, update, alpha=rate)
+    reply.message.content = RecordDict(
+        {
+            protocol.ARRAYS: flower.to_record(weights),
+            protocol.METRICS: MetricRecord(
+                {protocol.NUM_EXAMPLES: reply.examples, protocol.TRAIN_LOSS: reply.loss}
+            ),
+        }
+    )
+    return reply.message
+
+
+def _checked(
+    reply: Message, client: int, parameters: Mapping[str, Tensor], buffers: Mapping[str, tuple[int, ...]]
+) -> Admitted:
+    content = reply.content
+    update = _tensors(content, protocol.UPDATE, {name: tuple(value.shape) for name, value in parameters.items()})
+    statistics = _tensors(content, protocol.BUFFERS, buffers) if buffers else {}
+    metrics = content.get(protocol.METRICS)
+    if not isinstance(metrics, MetricRecord):
+        raise ProtocolError(f"the record '{protocol.METRICS}' is missing")
+    numbers = {}
+    for key in (protocol.NUM_EXAMPLES, protocol.NUM_STEPS, protocol.TRAIN_LOSS):
+        value = metrics.get(key)
+        if not isinstance(value, int | float):
+            raise ProtocolError(f"{protocol.METRICS}/{key} is not a number")
+        numbers[key] = value
+    if numbers[protocol.NUM_EXAMPLES] < 1 or numbers[protocol.NUM_STEPS] < 1:
+        raise ProtocolError(f"{protocol.METRICS}: the client says that it trained on nothing")
+    return Admitted(
+        client,
+        reply,
+        update,
+        statistics,
+        int(numbers[protocol.NUM_EXAMPLES]),
+        int(numbers[protocol.NUM_STEPS]),
+        float(numbers[protocol.TRAIN_LOSS]),
+    )
+
+
+def _tensors(content: RecordDict, record: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    held = content.get(record)
+    if not isinstance(held, ArrayRecord):
+        raise ProtocolError(f"the record '{record}' is missing")
+    for name in held:
+        if name not in shapes:
+            raise ProtocolError(f"{record}/{name} is not a name that the model has")
+    out: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        if name not in held:
+            raise ProtocolError(f"{record}/{name} is missing")
+        try:
+            value = flower.from_record({name: held[name]})[name]
+        except (ValueError, TypeError, EOFError) as error:
+            raise ProtocolError(f"{record}/{name} cannot be read as an array: {error}") from None
+        if tuple(value.shape) != shape:
+            raise ProtocolError(f"{record}/{name} has shape {tuple(value.shape)}, not {shape}")
+        if not value.is_floating_point():
+            raise ProtocolError(f"{record}/{name} has type {value.dtype}, not a float")
+        out[name] = value
+    _refuse_non_finite(record, out)
+    return out
+
+
+def _refuse_non_finite(record: str, tensors: Mapping[str, Tensor]) -> None:
+    # One sum over everything: it is finite unless some entry is not (or it overflows, and then the slow look decides).
+    if tensors and not torch.isfinite(torch.stack([value.sum() for value in tensors.values()]).sum()):
+        for name, value in tensors.items():
+            if not torch.isfinite(value).all():
+                what = "NaN" if value.isnan().any() else "Inf"
+                raise ProtocolError(f"{record}/{name} holds {what}")
