@@ -39,9 +39,7 @@ class Observation:
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors below `prefix/`, by the rest of their path, in the order of the model's parameters."""
-        return {
-            name[len(prefix) + 1 :]: value for name, value in self.tensors.items() if name.startswith(prefix + "/")
-        }
+        return {name[len(prefix) + 1 :]: value for name, value in self.tensors.items() if name.startswith(prefix + "/")}
 
     def sees(self, prefix: str) -> bool:
         """Whether anything below `prefix/` was shown."""

@@ -107,7 +107,13 @@ def _missing(item: str, entry: AdversaryEntry, experiment: Experiment) -> str:
     words = f"needs '{item}' ({WORDS[item]}), which"
     if item in SIGHTS:
         tls = " with TLS" if entry.vantage == "link" and experiment.server.tls else ""
-        places = sorted({vantage for (vantage, encrypted), shown in SHOWS.items() if item in shown and encrypted == experiment.server.tls})
+        places = sorted(
+            {
+                vantage
+                for (vantage, encrypted), shown in SHOWS.items()
+                if item in shown and encrypted == experiment.server.tls
+            }
+        )
         return f"{words} the vantage '{entry.vantage}'{tls} does not show; it is seen from: {', '.join(places) or 'nowhere'}"
     if item in ("batch_statistics", "running_statistics") and experiment.model.settings.batchnorm is False:
         return f"{words} model '{experiment.model.name}' does not have: it has no BatchNorm; choose another mode of the attack"
@@ -143,7 +149,9 @@ def describe(experiment: Experiment) -> list[dict[str, object]]:
     return out
 
 
-def _sentence(entry: AdversaryEntry, experiment: Experiment, sees: list[str], knows: list[str], hidden: list[str]) -> str:
+def _sentence(
+    entry: AdversaryEntry, experiment: Experiment, sees: list[str], knows: list[str], hidden: list[str]
+) -> str:
     targets = " and ".join([", ".join(map(str, entry.targets[:-1])), str(entry.targets[-1])]).removeprefix(" and ")
     place = _PLACES[entry.vantage].format(targets=targets, member=entry.member)
     rounds = ", ".join(map(str, entry.rounds))

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import fedsim.grids.flower_internals as flower  # isort: skip  # sets Flower's environment before flwr is imported
-
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from torch import Tensor
 
+import fedsim.grids.flower_internals as flower
 from fedsim import protocol
 from fedsim.adversaries import threat
 from fedsim.adversaries.base import Observation
@@ -42,7 +41,11 @@ class Wiretap:
     """
 
     def __init__(
-        self, experiment: Experiment, public: Mapping[str, Any], witness: Witness, on_observation: OnObservation
+        self,
+        experiment: Experiment,
+        public: Mapping[str, Any],
+        witness: Witness,
+        on_observation: OnObservation,
     ) -> None:
         self._experiment = experiment
         self._public = dict(public)

@@ -6,11 +6,10 @@ experiment's name or file comes from the run configuration.
 
 from __future__ import annotations
 
-import fedsim.grids.flower_internals as flower  # isort: skip  # sets Flower's environment before flwr is imported
-
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+import fedsim.grids.flower_internals as flower
 from fedsim import batchnorm, protocol
 from fedsim.clients.workplace import workplace
 from fedsim.experiment import Experiment
@@ -48,7 +47,11 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
     if statistics:
         reply[protocol.BUFFERS] = flower.to_record(statistics)
     reply[protocol.METRICS] = MetricRecord(
-        {protocol.NUM_EXAMPLES: examples, protocol.NUM_STEPS: trained.steps, protocol.TRAIN_LOSS: trained.loss}
+        {
+            protocol.NUM_EXAMPLES: examples,
+            protocol.NUM_STEPS: trained.steps,
+            protocol.TRAIN_LOSS: trained.loss,
+        }
     )
     return Message(reply, reply_to=message)
 

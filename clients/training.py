@@ -101,7 +101,10 @@ def _sgd(
     device: torch.device,
 ) -> float:
     optimiser = torch.optim.SGD(
-        model.parameters(), lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+        model.parameters(),
+        lr=training.learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
     )
     total = torch.zeros((), device=device)
     for batch in batches:

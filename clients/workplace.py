@@ -37,7 +37,10 @@ class Workplace:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self.federation: Federation = load_federation(
-            experiment.data.dataset.settings, experiment.data.partition.settings, experiment.clients.count, experiment.seed
+            experiment.data.dataset.settings,
+            experiment.data.partition.settings,
+            experiment.clients.count,
+            experiment.seed,
         )
         self.device = choose_device(experiment.runtime.device)
         self.model = initial_model(experiment, self.federation.data).to(self.device)
@@ -45,7 +48,13 @@ class Workplace:
         self.initial_statistics = batchnorm.statistics(self.model)
 
     def train(
-        self, client: int, round_: int, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], *, record: bool = False
+        self,
+        client: int,
+        round_: int,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        *,
+        record: bool = False,
     ) -> tuple[Trained, int]:
         """One client's local training in one round, and on how many different images."""
         experiment = self.experiment
@@ -79,7 +88,13 @@ class Workplace:
         return update
 
     def replay(
-        self, client: int, round_: int, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], *, statistics: bool
+        self,
+        client: int,
+        round_: int,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        *,
+        statistics: bool,
     ) -> PrivateRound:
         """Derive again what the client had in a round. Batch statistics cost a training, so they are asked for."""
         indices = torch.cat(self._schedule(client, round_))

@@ -48,7 +48,9 @@ def run_attacks(
     for attack in sorted(attacks, key=lambda one: (position.get(one.entry.id, 0), one.round, one.client)):
         line = _run(attack, experiment, folder, device, screen)
         if line["status"] == "failed":
-            warn(f"adversary '{attack.entry.id}' failed on client {attack.client}, round {attack.round}: {line['error']}")
+            warn(
+                f"adversary '{attack.entry.id}' failed on client {attack.client}, round {attack.round}: {line['error']}"
+            )
         append_line(folder.attacks, line)
         lines.append(line)
     return lines

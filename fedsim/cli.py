@@ -47,14 +47,20 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run an experiment: train, attack, score, report")
-    run.add_argument("experiment", metavar="FILE|NAME", help="an experiment file, or one that ships with fedsim (`fedsim list experiments`)")
+    run.add_argument(
+        "experiment",
+        metavar="FILE|NAME",
+        help="an experiment file, or one that ships with fedsim (`fedsim list experiments`)",
+    )
     _settings(run, "an experiment setting, such as clients.count=20 or adversaries.0.iterations=100")
     run.add_argument("--out", metavar="DIR", help="the run's folder, new or empty (default: runs/NAME-N)")
     _json(run)
 
     attack = commands.add_parser("attack", help="run another adversary on what an earlier run captured")
     attack.add_argument("folder", metavar="RUN", help="a run folder")
-    attack.add_argument("--adversary", required=True, metavar="NAME", help="the adversary plugin (`fedsim list adversaries`)")
+    attack.add_argument(
+        "--adversary", required=True, metavar="NAME", help="the adversary plugin (`fedsim list adversaries`)"
+    )
     attack.add_argument("--id", metavar="ID", help="how to call it in tables (default: its name)")
     _settings(attack, "a setting of the adversary, such as iterations=1000")
     _json(attack)
@@ -64,7 +70,12 @@ def parser() -> argparse.ArgumentParser:
     _json(report)
 
     listing = commands.add_parser("list", help="list what there is of a kind")
-    listing.add_argument("kind", nargs="?", metavar="KIND", help="experiments, adversaries, defenses, models, datasets, partitions or strategies (default: all)")
+    listing.add_argument(
+        "kind",
+        nargs="?",
+        metavar="KIND",
+        help="experiments, adversaries, defenses, models, datasets, partitions or strategies (default: all)",
+    )
     _json(listing)
 
     check = commands.add_parser("check", help="validate an experiment and print who sees what")
@@ -78,7 +89,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _settings(command: argparse.ArgumentParser, what: str) -> None:
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help=f"{what}; may be given more than once")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help=f"{what}; may be given more than once",
+    )
 
 
 def _json(command: argparse.ArgumentParser) -> None:

@@ -160,4 +160,3 @@ class Experiment:
     adversaries: tuple[AdversaryEntry, ...] = ()
     scores: Scores = field(default_factory=Scores)
     runtime: Runtime = field(default_factory=Runtime)
-

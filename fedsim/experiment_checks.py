@@ -49,9 +49,7 @@ def _groups(experiment: Experiment, problems: Problems) -> None:
 def _algorithm(experiment: Experiment, problems: Problems) -> None:
     if experiment.clients.algorithm != "fedsgd":
         return
-    places = [((), experiment.clients)] + [
-        (("groups", i), group) for i, group in enumerate(experiment.clients.groups)
-    ]
+    places = [((), experiment.clients)] + [(("groups", i), group) for i, group in enumerate(experiment.clients.groups)]
     for inner, training in places:
         if training.local_steps is not None:
             problems.add(
@@ -82,7 +80,8 @@ def _adversaries(experiment: Experiment, problems: Problems) -> None:
         if times > 1:
             second = [i for i, entry in enumerate(experiment.adversaries) if entry.id == name][1]
             problems.add(
-                ("adversaries", second), f"{times} adversaries are called '{name}'; give each an id of its own, as in id = \"{name}-2\""
+                ("adversaries", second),
+                f"{times} adversaries are called '{name}'; give each an id of its own, as in id = \"{name}-2\"",
             )
     for position, entry in enumerate(experiment.adversaries):
         path = ("adversaries", position)
@@ -101,7 +100,7 @@ def _adversaries(experiment: Experiment, problems: Problems) -> None:
                     f"there is no round {number}; the experiment has rounds = {experiment.rounds}, counted from 1",
                 )
         if entry.vantage == "client" and entry.member is None:
-            problems.add((*path, "member"), "missing; with vantage = \"client\", say which client the adversary is")
+            problems.add((*path, "member"), 'missing; with vantage = "client", say which client the adversary is')
         if entry.vantage != "client" and entry.member is not None:
             problems.add((*path, "member"), f'belongs to vantage = "client", but this one is "{entry.vantage}"')
         if entry.member is not None and entry.member >= experiment.clients.count:

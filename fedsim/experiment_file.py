@@ -83,7 +83,7 @@ def validate(table: dict[str, Any], problems: Problems, name: str) -> Experiment
     }
     table = {"name": name, "seed": 0, **table}
     experiment = fill(Experiment, table, (), problems, ready=ready)
-    if experiment is not None:
+    if not problems.found:  # conflicts can only be told between sections that are whole
         check(experiment, problems)
     if problems.found:
         raise InputError(*problems.found)

@@ -13,7 +13,17 @@ from typing import Any
 from fedsim import __version__
 from fedsim.runs import RunFolder, finite, write_whole
 
-PACKAGES = ("flwr", "torch", "torchvision", "torchmetrics", "lpips", "flwr-datasets", "numpy", "ray", "opacus")
+PACKAGES = (
+    "flwr",
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "lpips",
+    "flwr-datasets",
+    "numpy",
+    "ray",
+    "opacus",
+)
 
 
 def versions() -> dict[str, str | None]:

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import fedsim.grids.flower_internals as flower  # isort: skip  # sets Flower's environment before flwr is imported
-
 import torch
 from flwr.app import Context, RecordDict
 from torch import Tensor
 
+import fedsim.grids.flower_internals as flower
 from fedsim import batchnorm, protocol, scoring
 from fedsim.adversaries.base import Observation
 from fedsim.adversaries.storage import JobStore
@@ -82,10 +81,14 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
         try:
             jobs = list(entry.plugin.settings.capture(seen))
             for job in jobs:
-                attacks.append(Attack(entry, store.put(job, entry.plugin.describe(), entry.id), seen.client, seen.round))
+                attacks.append(
+                    Attack(entry, store.put(job, entry.plugin.describe(), entry.id), seen.client, seen.round)
+                )
         except Exception as error:  # a plugin's fault must not end the training
-            warn(f"adversary '{entry.id}': capture of client {seen.client} in round {seen.round} failed: "
-                 f"{type(error).__name__}: {error}")
+            warn(
+                f"adversary '{entry.id}': capture of client {seen.client} in round {seen.round} failed: "
+                f"{type(error).__name__}: {error}"
+            )
         if not scoring.has_truth(folder.truth, seen.client, seen.round):
             private = place.replay(seen.client, seen.round, {}, {}, statistics=False)
             scoring.write_truth(folder.truth, seen.client, seen.round, private.batch)
@@ -144,7 +147,7 @@ def _check_built(experiment: Experiment, place: Workplace) -> None:
         for item in sorted(asked):
             raise InputError(
                 f"adversaries[{position}]: '{entry.id}' works with '{item}', but model '{experiment.model.name}' under "
-                f"batchnorm = \"{experiment.clients.batchnorm}\" has no BatchNorm; choose another mode of the attack"
+                f'batchnorm = "{experiment.clients.batchnorm}" has no BatchNorm; choose another mode of the attack'
             )
 
 
@@ -156,8 +159,10 @@ def _note_unseen(entry: AdversaryEntry, attacks: list[Attack], warn: Any) -> Non
     for round_ in entry.rounds:
         for client in entry.targets:
             if (client, round_) not in done:
-                warn(f"adversary '{entry.id}': there is no capture of client {client} in round {round_} to attack "
-                     f"(it was not drawn, dropped out, or the plugin made no job of it)")
+                warn(
+                    f"adversary '{entry.id}': there is no capture of client {client} in round {round_} to attack "
+                    f"(it was not drawn, dropped out, or the plugin made no job of it)"
+                )
 
 
 def _public(experiment: Experiment, place: Workplace) -> dict[str, Any]:
@@ -191,8 +196,11 @@ def _facts(experiment: Experiment, place: Workplace) -> dict[str, Any]:
         "train_examples": len(data.train),
         "test_examples": len(data.test),
         "clients": [
-            {"client": client, "examples": len(own), "labels": torch.bincount(own, minlength=data.classes).tolist()}
+            {
+                "client": client,
+                "examples": len(own),
+                "labels": torch.bincount(own, minlength=data.classes).tolist(),
+            }
             for client, own in enumerate(labels)
         ],
     }
-

@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import cast
 
-import fedsim.grids.flower_internals as flower  # isort: skip  # sets Flower's environment before flwr is imported
-
 import torch
 from flwr.app import ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
+import fedsim.grids.flower_internals as flower
 from fedsim import batchnorm, protocol, seeding
 from fedsim.data.federation import load_federation
 from fedsim.devices import choose_device
@@ -38,7 +37,10 @@ class Rounds:
         self.experiment = experiment
         self.policy = experiment.clients.batchnorm
         self.data = load_federation(
-            experiment.data.dataset.settings, experiment.data.partition.settings, experiment.clients.count, experiment.seed
+            experiment.data.dataset.settings,
+            experiment.data.partition.settings,
+            experiment.clients.count,
+            experiment.seed,
         ).data
         self.model = initial_model(experiment, self.data).to(choose_device(experiment.runtime.device))
         self.parameters: dict[str, Tensor] = {
@@ -47,7 +49,8 @@ class Rounds:
         self.running = batchnorm.statistics(self.model)
         layers = batchnorm.layers(self.model)
         self.buffer_shapes = {
-            key: (layers[key.rpartition(".")[0]].num_features,) for key in batchnorm.expected_keys(self.policy, self.model)
+            key: (layers[key.rpartition(".")[0]].num_features,)
+            for key in batchnorm.expected_keys(self.policy, self.model)
         }
         self.strategy = experiment.server.strategy.settings.build()
 
@@ -119,7 +122,9 @@ class Rounds:
         new = {name: value.to(torch.float32) for name, value in flower.from_record(arrays).items()}
         bad = [name for name, value in new.items() if not torch.isfinite(value).all()]
         if bad:
-            return f"the aggregate of {bad[0]} is not finite; the model stays as it was (a lower learning rate may help)"
+            return (
+                f"the aggregate of {bad[0]} is not finite; the model stays as it was (a lower learning rate may help)"
+            )
         self.parameters = {name: new[name] for name in self.parameters}
         self.running = batchnorm.aggregate(
             self.policy,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import fedsim.grids.flower_internals as flower
-
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+import fedsim.grids.flower_internals as flower
 from fedsim import protocol
 from fedsim.errors import ProtocolError
 from fedsim.grids.inline import client_of
@@ -61,9 +60,7 @@ def as_weights(reply: Admitted, parameters: Mapping[str, Tensor], rate: float, *
     reply.message.content = RecordDict(
         {
             protocol.ARRAYS: flower.to_record(weights),
-            protocol.METRICS: MetricRecord(
-                {protocol.NUM_EXAMPLES: reply.examples, protocol.TRAIN_LOSS: reply.loss}
-            ),
+            protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: reply.examples, protocol.TRAIN_LOSS: reply.loss}),
         }
     )
     return reply.message

@@ -16,7 +16,11 @@ BATCH = 500
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, parameters: Mapping[str, Tensor], running: Mapping[str, Tensor], policy: str, data: ImageData
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    running: Mapping[str, Tensor],
+    policy: str,
+    data: ImageData,
 ) -> tuple[float, float]:
     """(mean loss, accuracy in [0, 1]) of the global parameters on the whole test set."""
     for name, value in model.named_parameters():

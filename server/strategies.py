@@ -5,7 +5,7 @@ Sampling is not theirs here: the round loop shows a strategy only the clients dr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -30,9 +30,6 @@ class _Settings:
 
     def build(self) -> Strategy:
         """Flower's strategy of the same name, with these settings."""
-        from dataclasses import asdict, is_dataclass
-
-        import fedsim.grids.flower_internals  # noqa: F401  # sets Flower's environment
         from flwr.serverapp import strategy
 
         assert is_dataclass(self) and not isinstance(self, type)
@@ -145,5 +142,3 @@ def _enough(name: str, factor: int, malicious: int, count: int) -> str | None:
         f"{name} with num_malicious_nodes = {malicious} needs at least {least} clients a round "
         f"({factor}f + 3), but {count} train"
     )
-
-

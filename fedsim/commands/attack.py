@@ -53,7 +53,9 @@ def run(options: argparse.Namespace) -> int:
     ]
     with screens.choose_screen(options.json) as screen:
         if len(usable) < len(seen):
-            screen.warn(f"{len(seen) - len(usable)} of {len(seen)} captures do not grant what '{plugin.name}' needs and are left out")
+            screen.warn(
+                f"{len(seen) - len(usable)} of {len(seen)} captures do not grant what '{plugin.name}' needs and are left out"
+            )
         lines = run_attacks(attacks, experiment, folder, choose_device(experiment.runtime.device), screen, screen.warn)
     _note(folder, name, plugin, usable)
     page = report.write(folder.path)

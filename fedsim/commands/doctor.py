@@ -17,7 +17,12 @@ def run(options: argparse.Namespace) -> int:
     """Print a line a finding: ok, or what is missing, what for, and how to get it. 1 if fedsim cannot run."""
     findings = [*_machine(), *_packages(), *_torch(), *_weights(), *_data(), *_plugins()]
     if options.json:
-        print(json.dumps([{"state": state, "what": what, "detail": detail} for state, what, detail in findings], indent=2))
+        print(
+            json.dumps(
+                [{"state": state, "what": what, "detail": detail} for state, what, detail in findings],
+                indent=2,
+            )
+        )
     else:
         for state, what, detail in findings:
             print(f"  {state:8} {what:24} {detail}")
@@ -31,7 +36,11 @@ def _machine() -> list[Finding]:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     out = [
         ("ok", "python", f"{platform.python_version()} on {platform.platform()}"),
-        ("ok", "processor", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"),
+        (
+            "ok",
+            "processor",
+            f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores",
+        ),
         ("ok" if free > 1 else "low", "disk", f"{free:.1f} GiB free here"),
     ]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -40,7 +49,10 @@ def _machine() -> list[Finding]:
 
 
 def _packages() -> list[Finding]:
-    optional = {"ray": "needed to run on a Ray cluster: pip install 'fedsim-adversarial[ray]'", "opacus": "not needed yet"}
+    optional = {
+        "ray": "needed to run on a Ray cluster: pip install 'fedsim-adversarial[ray]'",
+        "opacus": "not needed yet",
+    }
     out: list[Finding] = []
     for name, found in manifest.versions().items():
         if found:
@@ -76,7 +88,13 @@ def _weights() -> list[Finding]:
         if path.is_file():
             out.append(("ok", f"LPIPS {net}", str(path)))
         else:
-            out.append(("absent", f"LPIPS {net}", f"downloaded on first use to {path} (TORCH_HOME moves it); without it LPIPS is 'not available'"))
+            out.append(
+                (
+                    "absent",
+                    f"LPIPS {net}",
+                    f"downloaded on first use to {path} (TORCH_HOME moves it); without it LPIPS is 'not available'",
+                )
+            )
     return out
 
 
@@ -87,7 +105,11 @@ def _data() -> list[Finding]:
     state = "ok" if root.is_dir() else "absent"
     return [
         ("ok", "embedded data", "mnist5k, digits"),
-        (state, "downloaded data", f"{root} (FEDSIM_DATA moves it); cifar10 and others are fetched on first use"),
+        (
+            state,
+            "downloaded data",
+            f"{root} (FEDSIM_DATA moves it); cifar10 and others are fetched on first use",
+        ),
     ]
 
 

@@ -33,8 +33,7 @@ def read(settings: Npz) -> ImageData:
         normalisation = Normalisation(settings.mean, settings.std)
     else:
         raise InputError(
-            f"data set npz: mean, std: {len(settings.mean)} numbers, "
-            f"but the images have {x_train.shape[1]} channels"
+            f"data set npz: mean, std: {len(settings.mean)} numbers, but the images have {x_train.shape[1]} channels"
         )
     return ImageData(file.stem, train, test, tuple(map(str, range(classes))), normalisation)
 
@@ -68,9 +67,7 @@ def _pixels(file: Path, key: str) -> np.ndarray:
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise _wrong(file, key, "holds NaN or infinite values")
-        _check_range(
-            file, key, array, 1, "floating-point pixels run from 0 to 1; divide by 255, or save as uint8"
-        )
+        _check_range(file, key, array, 1, "floating-point pixels run from 0 to 1; divide by 255, or save as uint8")
         array = np.rint(array * 255)
     elif array.dtype.kind in "iu":
         _check_range(file, key, array, 255, "whole-number pixels run from 0 to 255")

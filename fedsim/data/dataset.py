@@ -1,6 +1,4 @@
-"""What a data set is once it is loaded: images in 8 bits, labels, and the one normalisation that everybody
-uses.
-"""
+"""What a data set is once it is loaded: images in 8 bits, labels, and the one normalisation that everybody uses."""
 
 from __future__ import annotations
 
@@ -17,15 +15,15 @@ _columns: dict[tuple[tuple[float, ...], torch.device, torch.dtype], Tensor] = {}
 
 def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
     """The values, one a channel, as a (1, C, 1, 1) tensor of the device and type of `like`."""
-    # Kept, because making one on a GPU is a copy from the host: slow in an attack's loop, forbidden in a CUDA
-    # graph.
+    # Kept, because making one on a GPU is a copy from the host: slow in an attack's loop, forbidden in a CUDA graph.
     key = (values, like.device, like.dtype)
     found = _columns.get(key)
     if found is None:
         # An inference tensor could not be used in a backward pass later.
         with torch.inference_mode(False):
             found = torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
-        if type(found) is Tensor:  # under a tracer it is a fake one, of no use to anybody later
+        # Under a tracer it is a fake one, of no use to anybody later.
+        if type(found) is Tensor and not torch.compiler.is_compiling():
             _columns[key] = found
     return found
 
@@ -110,8 +108,7 @@ class ImageData:
 
 
 def measure(pixels: Tensor) -> Normalisation:
-    """The normalisation under which these uint8 images (N, C, H, W) have mean 0 and variance 1 in each
-    channel.
+    """The normalisation under which these uint8 images (N, C, H, W) have mean 0 and variance 1 in each channel.
 
     Exact for any number of images: it is worked out from counts of the 256 values. A channel of one value
     only is shifted but not scaled.

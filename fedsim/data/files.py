@@ -1,5 +1,4 @@
-"""Data sets from the user's own files: their settings, and what can be checked before anything heavy is
-imported.
+"""Data sets from the user's own files: their settings, and what can be checked before anything heavy is imported.
 
 `fedsim.data.folder` and `fedsim.data.archive` read them.
 """
@@ -49,9 +48,7 @@ class ImageFolder:
         if not folder.exists():
             raise InputError(f"data set imagefolder: path: there is no folder {folder}")
         if not folder.is_dir():
-            raise InputError(
-                f"data set imagefolder: path: {folder} is a file; name the folder of class folders"
-            )
+            raise InputError(f"data set imagefolder: path: {folder} is a file; name the folder of class folders")
         if not any(child.is_dir() for child in folder.iterdir()):
             raise InputError(
                 f"data set imagefolder: path: {folder} has no folder in it; "
@@ -84,9 +81,7 @@ class Npz:
     std: tuple[Positive, ...] | None = None
 
     def check(self) -> None:
-        """Raises InputError unless the path is an archive that holds the four arrays. Quick: reads its list
-        alone.
-        """
+        """Raises InputError unless the path is an archive that holds the four arrays. Quick: reads its list alone."""
         file = Path(self.path).expanduser()
         if not file.exists():
             raise InputError(f"data set npz: path: there is no file {file}")
@@ -99,8 +94,7 @@ class Npz:
         missing = [key for key in KEYS if key not in present]
         if missing:
             raise InputError(
-                f"data set npz: {file}: {', '.join(missing)} missing; "
-                f"found: {', '.join(sorted(present)) or 'nothing'}"
+                f"data set npz: {file}: {', '.join(missing)} missing; found: {', '.join(sorted(present)) or 'nothing'}"
             )
         _check_normalisation("npz", self.mean, self.std, None)
 

@@ -47,13 +47,9 @@ def read(settings: ImageFolder) -> ImageData:
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    found = sorted(
-        child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
-    )
+    found = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     if len(found) < 2:
-        raise InputError(
-            f"data set imagefolder: {folder} has {len(found)} class folder(s); at least two are needed"
-        )
+        raise InputError(f"data set imagefolder: {folder} has {len(found)} class folder(s); at least two are needed")
     return tuple(found)
 
 
@@ -63,8 +59,7 @@ def _listing(folder: Path, names: tuple[str, ...]) -> Listing:
     if unknown:
         first = min(unknown)
         raise InputError(
-            f"data set imagefolder: {folder / first}: no class of that name in train"
-            f"{suggestion(first, names)}"
+            f"data set imagefolder: {folder / first}: no class of that name in train{suggestion(first, names)}"
         )
     listing: Listing = []
     for label, name in enumerate(names):
@@ -77,8 +72,7 @@ def _listing(folder: Path, names: tuple[str, ...]) -> Listing:
         ]
         if not images and (folder / name).is_dir():
             raise InputError(
-                f"data set imagefolder: {folder / name} holds no image ({', '.join(SUFFIXES)}); "
-                "add some or remove it"
+                f"data set imagefolder: {folder / name} holds no image ({', '.join(SUFFIXES)}); add some or remove it"
             )
         listing.extend((image, label) for image in images)
     return listing
@@ -124,9 +118,7 @@ def _image(file: Path, settings: ImageFolder) -> np.ndarray:
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
-    """The shorter side resized to `size` (bilinear, over all pixels that a new one covers), the centre cut
-    out.
-    """
+    """The shorter side resized to `size` (bilinear, over all pixels that a new one covers), the centre cut out."""
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     if (width, height) != image.size:

@@ -61,11 +61,7 @@ def split(kind: str, labels: np.ndarray, clients: int, seed: int, **settings: An
         partitioner = getattr(partitioners, kind)(**arguments)
         partitioner.dataset = datasets.Dataset.from_dict({"index": order, "label": labels[order]})
         shares = [
-            np.sort(
-                np.asarray(
-                    partitioner.load_partition(client).with_format("numpy")["index"][:], dtype=np.int64
-                )
-            )
+            np.sort(np.asarray(partitioner.load_partition(client).with_format("numpy")["index"][:], dtype=np.int64))
             for client in range(clients)
         ]
     _check(shares)

@@ -69,8 +69,7 @@ class Dirichlet:
 
 @dataclass(frozen=True)
 class Shard:
-    """Examples sorted by label are cut into shards of one size, and each client draws some (McMahan et al.
-    2017).
+    """Examples sorted by label are cut into shards of one size, and each client draws some (McMahan et al. 2017).
 
     With neither setting, a client gets two shards, as in that paper. A remainder that fills no shard is left
     out unless `keep_incomplete_shard` is set.

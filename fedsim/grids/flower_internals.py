@@ -8,12 +8,7 @@ fields of `Array` so that tensors need not become bytes when nobody looks at the
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
-
-# Both must be set before the first import of flwr: a simulator phones nobody.
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import numpy as np
 import torch
@@ -59,7 +54,10 @@ class TensorArray(Array):
         if tensor.device.type != "cpu":
             tensor = tensor.cpu()
         self.__dict__.update(
-            tensor=tensor, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape), stype="numpy.ndarray"
+            tensor=tensor,
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            shape=tuple(tensor.shape),
+            stype="numpy.ndarray",
         )
 
     @property
@@ -79,6 +77,10 @@ class TensorArray(Array):
         view: NDArray = self.tensor.numpy().view()
         view.flags.writeable = False
         return view
+
+
+# In a deployment Flower writes the class's name in front of the bytes, and the other side looks it up among its own.
+TensorArray.__qualname__ = "Array"
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:

@@ -38,8 +38,11 @@ class ConvNet6:
     activation: Activation = "relu"
     pooling: Literal["max", "avg"] = "max"
     padding: Literal[0, 1] = 1
-    init: Literal["default", "kaiming"] = "default"
-    """`default` is PyTorch's; `kaiming` (He et al. 2015) keeps the signal's scale through ReLU layers."""
+    init: Literal["kaiming", "default"] = "kaiming"
+    """`kaiming` (He et al. 2015) keeps the signal's scale through ReLU layers; `default` is PyTorch's, with which
+    plain SGD hardly moves a network of this depth. FedSGD on mnist5k (10 clients x 8 images, rate 0.01): 58 %
+    after 10 rounds and 90 % after 40 with `kaiming`; 10 % after 40 with `default`, at rates of 0.05 and 0.1 too.
+    """
 
     def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
         """Raises InputError for images on which a feature map would vanish (with padding 1: below 4x4)."""
@@ -59,9 +62,7 @@ class ConvNet6:
 
 @dataclass(frozen=True)
 class LeNet:
-    """The sigmoid LeNet of "Deep Leakage from Gradients" (Zhu et al., NeurIPS 2019). Any image size. No
-    BatchNorm.
-    """
+    """The sigmoid LeNet of "Deep Leakage from Gradients" (Zhu et al., NeurIPS 2019). Any image size. No BatchNorm."""
 
     batchnorm: ClassVar[bool | None] = False
 
@@ -71,16 +72,12 @@ class LeNet:
     """Channels of each convolution."""
     activation: Activation = "sigmoid"
     init: Literal["dlg", "default"] = "dlg"
-    """`dlg` draws weights and biases from uniform(-0.5, 0.5), as that paper's code does; `default` is
-    PyTorch's.
-    """
+    """`dlg` draws weights and biases from uniform(-0.5, 0.5), as that paper's code does; `default` is PyTorch's."""
 
     def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
         from fedsim.models.lenet import lenet  # imports torch
 
-        return lenet(
-            shape, classes, layers=self.layers, width=self.width, activation=self.activation, init=self.init
-        )
+        return lenet(shape, classes, layers=self.layers, width=self.width, activation=self.activation, init=self.init)
 
 
 @dataclass(frozen=True)
@@ -101,9 +98,7 @@ class MLP:
 
 @dataclass(frozen=True)
 class ResNet18:
-    """ResNet-18 with the CIFAR stem (He et al. 2015): post-activation blocks, 20 BatchNorm layers. Any image
-    size.
-    """
+    """ResNet-18 with the CIFAR stem (He et al. 2015): post-activation blocks, 20 BatchNorm layers. Any image size."""
 
     batchnorm: ClassVar[bool | None] = True
 
@@ -129,9 +124,7 @@ class PreActResNet18:
 
 @dataclass(frozen=True)
 class Torchvision:
-    """Any classification model of torchvision, with random weights. `name = "torchvision:resnet18"` in a
-    file.
-    """
+    """Any classification model of torchvision, with random weights. `name = "torchvision:resnet18"` in a file."""
 
     batchnorm: ClassVar[bool | None] = None
 
@@ -156,9 +149,7 @@ class Torchvision:
         extra = {"aux_logits": False, "init_weights": True} if self.architecture in _WITH_AUXILIARY else {}
         network: nn.Module = models.get_model(self.architecture, weights=None, num_classes=classes, **extra)
         for module in network.modules():
-            if hasattr(
-                module, "inplace"
-            ):  # double backward and Opacus need activations that are not in place
+            if hasattr(module, "inplace"):  # double backward and Opacus need activations that are not in place
                 module.inplace = False  # type: ignore[assignment]
         try_out(network, shape, classes, f"torchvision:{self.architecture}")
         return network

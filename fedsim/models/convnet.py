@@ -1,6 +1,4 @@
-"""The six-layer convolutional network that GradAttack trains on MNIST (Huang et al., NeurIPS 2021, section
-5).
-"""
+"""The six-layer convolutional network that GradAttack trains on MNIST (Huang et al., NeurIPS 2021, section 5)."""
 
 from __future__ import annotations
 
@@ -36,10 +34,9 @@ def convnet6(
     activation: str = "relu",
     pooling: str = "max",
     padding: int = 1,
-    init: str = "default",
+    init: str = "kaiming",
 ) -> nn.Sequential:
-    """Two convolutions of `width` channels, two of 2 `width`, two of 4 `width`, then `hidden` units, then
-    `classes`.
+    """Two convolutions of `width` channels, two of 2 `width`, two of 4 `width`, then `hidden` units, then `classes`.
 
     All kernels are 3x3 with stride 1; a 2x2 pooling stands between the pairs; every layer but the last is
     followed by the activation. No normalisation layers. Input (N, C, H, W), normalised; output (N, classes),
@@ -52,8 +49,9 @@ def convnet6(
     if not (rows and columns):
         remedy = " or padding = 1" if padding == 0 else ""
         raise InputError(
-            f"model convnet6: images of {height}x{width_in_pixels} are too small for two poolings and six "
-            f"3x3 convolutions with padding = {padding}; use larger images{remedy}, or the models mlp or lenet"
+            f"model convnet6: images of {height}x{width_in_pixels} are too small for two poolings and "
+            f"six 3x3 convolutions with padding = {padding}; use larger images{remedy}, "
+            "or the models mlp or lenet"
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before = channels
@@ -76,9 +74,7 @@ def convnet6(
 
 
 def _kaiming(network: nn.Sequential) -> None:
-    """He et al. 2015, equation 10: weights of variance 2 / fan-in, biases 0. A ReLU network then keeps its
-    scale.
-    """
+    """He et al. 2015, equation 10: weights of variance 2 / fan-in, biases 0. A ReLU network then keeps its scale."""
     for layer in network:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -1,6 +1,4 @@
-"""The sigmoid LeNet of "Deep Leakage from Gradients" (Zhu, Liu, Han, NeurIPS 2019), which that attack is
-shown on.
-"""
+"""The sigmoid LeNet of "Deep Leakage from Gradients" (Zhu, Liu, Han, NeurIPS 2019), which that attack is shown on."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ def lenet(
     activation: str = "sigmoid",
     init: str = "dlg",
 ) -> nn.Sequential:
-    """`layers` (at most 4) 5x5 convolutions of `width` channels with strides 2, 2, 1, 1, then one linear
-    layer.
+    """`layers` (at most 4) 5x5 convolutions of `width` channels with strides 2, 2, 1, 1, then one linear layer.
 
     Strides instead of pooling and a smooth activation: both keep second derivatives alive, which L-BFGS
     needs.

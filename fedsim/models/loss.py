@@ -1,6 +1,4 @@
-"""The one training loss. Victim and attacker both use it: a silent mismatch of the two makes any inversion
-fail.
-"""
+"""The one training loss. Victim and attacker both use it: a silent mismatch of the two makes any inversion fail."""
 
 from __future__ import annotations
 

@@ -60,8 +60,7 @@ class PreActivationBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem (3x3 convolution, BN, ReLU), four stages of two blocks, mean over the last feature map, linear
-    layer.
+    """Stem (3x3 convolution, BN, ReLU), four stages of two blocks, mean over the last feature map, linear layer.
 
     Input (N, C, H, W), normalised, of any size (32x32 gives a last map of 4x4); output (N, classes), logits.
     """

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from fedsim.adversaries import threat
+from fedsim.errors import InputError
+from fedsim.experiment import SIGHTS, AdversaryEntry, Component, Experiment
+
+
+@dataclass(frozen=True)
+class Nosy:
+    needs: frozenset[str] = frozenset({"update", "labels"})
+    powers: frozenset[str] = frozenset()
+
+    def capture(self, seen: Any) -> Any: ...
+    def attack(self, job: Any, device: Any, rng: Any) -> Any: ...
+
+
+def spied(experiment: Experiment, plugin: Any = None, **entry: Any) -> Experiment:
+    values: dict[str, Any] = {"vantage": "link", "targets": (0,), "rounds": (1,), "knows": ("labels",), **entry}
+    made = AdversaryEntry(id="spy", plugin=Component("nosy", plugin or Nosy()), **values)
+    return replace(experiment, adversaries=(made,))
+
+
+def refusal(experiment: Experiment) -> str:
+    with pytest.raises(InputError) as error:
+        threat.check(experiment, "file.toml")
+    return str(error.value)
+
+
+def test_what_is_granted_is_not_refused(small: Any) -> None:
+    threat.check(spied(small()))
+
+
+def test_an_ungranted_need_is_refused_by_name_with_the_remedy(small: Any) -> None:
+    text = refusal(spied(small(), knows=()))
+    assert "file.toml: adversaries[0]: 'spy': plugin 'nosy' needs 'labels'" in text
+    assert 'add "labels" to knows' in text
+
+
+def test_a_sight_that_the_vantage_lacks_names_the_vantages_that_have_it(small: Any) -> None:
+    text = refusal(spied(small(), vantage="client", member=0))
+    assert "needs 'update'" in text
+    assert "the vantage 'client' does not show" in text
+    assert "link, server" in text
+
+
+def test_tls_hides_all_but_sizes_from_a_link_and_nothing_from_the_server(small: Any) -> None:
+    encrypted = small(server={"tls": True})
+    assert threat.view(spied(encrypted).adversaries[0], encrypted).sees == {"sizes"}
+    assert "'link' with TLS does not show; it is seen from: server" in refusal(spied(encrypted))
+    threat.check(spied(encrypted, vantage="server"))
+
+
+def test_unknown_words_and_powers_are_the_plugins_mistake(small: Any) -> None:
+    assert "asks for 'gradients', which no threat model has" in refusal(
+        spied(small(), Nosy(needs=frozenset({"gradients"})))
+    )
+    assert "needs the power 'alter_model', which is not granted" in refusal(
+        spied(small(), Nosy(powers=frozenset({"alter_model"})))
+    )
+    assert "adversaries of this version are passive" in refusal(spied(small(), powers=("alter_model",)))
+
+
+def test_a_plugin_without_the_methods_is_no_adversary(small: Any) -> None:
+    assert "has no 'needs', so it is no adversary" in refusal(spied(small(), plugin=Component("x", None)))
+
+
+@pytest.mark.parametrize(
+    ("policy", "seen"),
+    [
+        ("share_batch", {"running_statistics", "batch_statistics"}),
+        ("share_running", {"running_statistics"}),
+        ("freeze", {"running_statistics"}),
+        ("local", set()),
+        ("group_norm", set()),
+    ],
+)
+def test_statistics_that_the_policy_puts_on_the_wire_are_seen(small: Any, policy: str, seen: set[str]) -> None:
+    experiment = spied(small(model={"name": "resnet18"}, clients={"batchnorm": policy}))
+    sees = threat.view(experiment.adversaries[0], experiment).sees
+    assert sees - {"sizes", "global_model", "update", "num_examples"} == seen
+
+
+def test_a_model_without_batchnorm_shows_no_statistics(small: Any) -> None:
+    experiment = spied(small())
+    assert threat.view(experiment.adversaries[0], experiment).sees <= set(SIGHTS)
+
+
+def test_the_description_says_who_sees_what_and_what_not(small: Any) -> None:
+    (view,) = threat.describe(spied(small(), targets=(0, 2)))
+    assert "an eavesdropper on the link between the server and client 0 and 2" in view["words"]
+    assert view["knows"] == ["the labels of the private batch"]
+    assert "its own data" in view["does_not_see"]
+    assert not any("BatchNorm" in item for item in view["does_not_see"])
