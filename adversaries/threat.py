@@ -95,7 +95,8 @@ def check(experiment: Experiment, source: str = "experiment") -> None:
                 )
         for power in entry.powers:
             problems.append(
-                f"{place}: the power '{power}' cannot be granted: adversaries of this version are passive; leave powers out"
+                f"{place}: the power '{power}' cannot be granted: "
+                f"adversaries of this version are passive; leave powers out"
             )
     if problems:
         raise InputError(*problems)
@@ -114,9 +115,11 @@ def _missing(item: str, entry: AdversaryEntry, experiment: Experiment) -> str:
                 if item in shown and encrypted == experiment.server.tls
             }
         )
-        return f"{words} the vantage '{entry.vantage}'{tls} does not show; it is seen from: {', '.join(places) or 'nowhere'}"
+        seen_from = ", ".join(places) or "nowhere"
+        return f"{words} the vantage '{entry.vantage}'{tls} does not show; it is seen from: {seen_from}"
     if item in ("batch_statistics", "running_statistics") and experiment.model.settings.batchnorm is False:
-        return f"{words} model '{experiment.model.name}' does not have: it has no BatchNorm; choose another mode of the attack"
+        model = experiment.model.name
+        return f"{words} model '{model}' does not have: it has no BatchNorm; choose another mode of the attack"
     return f'{words} it is not granted; add "{item}" to knows'
 
 

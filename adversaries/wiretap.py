@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 from torch import Tensor
 
 import fedsim.grids.flower_internals as flower
@@ -106,10 +106,7 @@ class Wiretap:
 
 
 def _tensors(prefix: str, content: RecordDict, record: str) -> dict[str, Tensor]:
-    held = content.get(record)
-    if not isinstance(held, ArrayRecord):
-        return {}
-    return {f"{prefix}/{name}": value for name, value in flower.from_record(held).items()}
+    return {f"{prefix}/{name}": value for name, value in flower.tensors_in(content, record).items()}
 
 
 def _size(content: RecordDict) -> int:

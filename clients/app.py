@@ -32,12 +32,12 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
     client = int(context.node_config["partition-id"])
     content = message.content
     round_ = int(_config(content)[protocol.ROUND])  # type: ignore[arg-type]
-    parameters = flower.from_record(content[protocol.ARRAYS])  # type: ignore[arg-type]
+    parameters = flower.tensors_in(content, protocol.ARRAYS)
     # Under `local` the server sends no statistics, and the client goes on with the ones that it kept.
-    held = content.get(protocol.BUFFERS) or context.state.get(protocol.BUFFERS) or {}
+    held = flower.tensors_in(content, protocol.BUFFERS) or flower.tensors_in(context.state, protocol.BUFFERS)
     policy = experiment.clients.batchnorm
 
-    trained, examples = place.train(client, round_, parameters, flower.from_record(held))  # type: ignore[arg-type]
+    trained, examples = place.train(client, round_, parameters, held)
     if policy == "local":
         context.state[protocol.BUFFERS] = flower.to_record(batchnorm.statistics(place.model))
     update = place.perturb(trained.update, client, round_)

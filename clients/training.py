@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -77,7 +77,8 @@ def train(
     batchnorm.training_mode(model, policy)
     wanted = record or policy == "share_batch"
     device = next(iter(own.values())).device
-    with batchnorm.recording(model) if wanted else nullcontext([]) as passes:
+    watch: AbstractContextManager[list[dict[str, Tensor]]] = batchnorm.recording(model) if wanted else nullcontext([])
+    with watch as passes:
         if algorithm == "fedsgd":
             loss = _loss(model, batches[0], normalise, device)
             gradients = torch.autograd.grad(loss, list(own.values()), allow_unused=True)

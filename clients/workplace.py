@@ -14,7 +14,7 @@ from fedsim.clients import training
 from fedsim.clients.training import Trained
 from fedsim.data.federation import Federation, load_federation
 from fedsim.devices import choose_device
-from fedsim.experiment import Experiment
+from fedsim.experiment import Component, Experiment
 from fedsim.models.initial import initial_model
 from fedsim.protocol import Batch, Update
 
@@ -123,7 +123,7 @@ def workplace(experiment: Experiment) -> Workplace:
     return Workplace(experiment)
 
 
-def _encoded(batch: Batch, defenses: tuple, seed: int, round_: int, client: int, step: int) -> Batch:  # type: ignore[type-arg]
+def _encoded(batch: Batch, defenses: tuple[Component, ...], seed: int, round_: int, client: int, step: int) -> Batch:
     for place, defense in enumerate(defenses):
         if hasattr(defense.settings, "encode"):
             batch = defense.settings.encode(batch, seeding.generator(seed, "encode", round_, client, step, place))

@@ -4,10 +4,11 @@ put to train and to test. Nothing else in fedsim touches a buffer.
 policy          a client sends        the server               a client starts a round with
 share_batch     its batch statistics  moves its running ones   the server's running statistics
 share_running   its running ones      averages them            the server's running statistics
-local           nothing               has none                 its own (SiloBN, Andreux et al. 2020; FedBN, Li et al. 2021)
+local           nothing               has none                 its own (as SiloBN, Andreux et al. 2020)
 freeze          nothing               keeps the initial ones   the initial ones, and normalises by them in training too
 group_norm      (no BatchNorm is left: each layer becomes a GroupNorm)
 
+Under `local` the layers' weights and biases are still shared, as in SiloBN; FedBN (Li et al. 2021) keeps those too.
 The counter `num_batches_tracked` never leaves a client. Parameters of BatchNorm layers (weight, bias) are parameters
 like any other and travel in the update.
 """

@@ -40,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     """The words that the command line knows."""
     top = argparse.ArgumentParser(
         prog="fedsim",
-        description="A federated-learning simulator with pluggable adversaries: who, standing where, can recover whose data.",
+        description="A federated-learning simulator with pluggable adversaries: "
+        "who, standing where, can recover whose data.",
         epilog="Start with `fedsim run quickstart`. `fedsim COMMAND --help` says more about a command.",
     )
     top.add_argument("--version", action="version", version=f"fedsim {__version__}")

@@ -17,6 +17,7 @@ def choose_device(wanted: str) -> torch.device:
         there = int(wanted.partition(":")[2]) < torch.cuda.device_count()
     if not there:
         raise InputError(
-            f'runtime.device: \'{wanted}\' is not on this machine; use "auto" or "cpu" (`fedsim doctor` shows what there is)'
+            f'runtime.device: \'{wanted}\' is not on this machine; use "auto" or "cpu" '
+            "(`fedsim doctor` shows what there is)"
         )
     return torch.device(wanted)

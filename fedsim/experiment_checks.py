@@ -71,7 +71,8 @@ def _batchnorm(experiment: Experiment, problems: Problems) -> None:
             if item in ("batch_statistics", "running_statistics"):
                 problems.add(
                     ("adversaries", position, "knows", place),
-                    f"'{item}' is BatchNorm knowledge, but model '{experiment.model.name}' has no BatchNorm; leave it out",
+                    f"'{item}' is BatchNorm knowledge, but model '{experiment.model.name}' has no BatchNorm; "
+                    "leave it out",
                 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -164,7 +165,7 @@ def _syntax(source: str, text: str, error: tomllib.TOMLDecodeError) -> str:
 
 def _override(table: dict[str, Any], path: Path, value: Any, setting: str) -> None:
     here: Any = table
-    for part, follower in zip(path[:-1], path[1:], strict=True):
+    for part, follower in itertools.pairwise(path):
         if isinstance(here, list):
             here = here[part] if isinstance(part, int) and part < len(here) else None
         elif isinstance(here, dict):

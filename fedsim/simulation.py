@@ -115,12 +115,11 @@ class _Witness:
         self._place, self._grid = place, grid
 
     def __call__(self, client: int, round_: int, item: str, request: RecordDict) -> Mapping[str, Tensor]:
-        held = request.get(protocol.BUFFERS) or {}
-        parameters = flower.from_record(request[protocol.ARRAYS])  # type: ignore[arg-type]
-        buffers = flower.from_record(held)  # type: ignore[arg-type]
+        parameters = flower.tensors_in(request, protocol.ARRAYS)
+        buffers = flower.tensors_in(request, protocol.BUFFERS)
         if item == "running_statistics":
-            own = self._grid.contexts[client + 1].state.get(protocol.BUFFERS)
-            running = flower.from_record(own) if own else {**self._place.initial_statistics, **buffers}  # type: ignore[arg-type]
+            own = flower.tensors_in(self._grid.contexts[client + 1].state, protocol.BUFFERS)
+            running = own or {**self._place.initial_statistics, **buffers}
             return {_known(key): value for key, value in running.items()}
         private = self._place.replay(client, round_, parameters, buffers, statistics=item == "batch_statistics")
         if item == "batch_statistics":

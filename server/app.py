@@ -1,7 +1,7 @@
 """The Flower ServerApp: a short round loop around any of Flower's strategies.
 
-Flower's own `Strategy.start` cannot resume, draws clients from the global random state and averages whatever it is sent;
-this loop asks the strategy to configure and to aggregate, and does the rest itself.
+Flower's own `Strategy.start` cannot resume, draws clients from the global random state and averages whatever it is
+sent; this loop asks the strategy to configure and to aggregate, and does the rest itself.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ class Rounds:
             arrays, _ = self.strategy.aggregate_train(number, weights)
         except Exception as error:
             raise FedsimError(
-                f"round {number}: strategy '{self.experiment.server.strategy.name}' failed: {type(error).__name__}: {error}"
+                f"round {number}: strategy '{self.experiment.server.strategy.name}' failed: "
+                f"{type(error).__name__}: {error}"
             ) from error
         if arrays is None:
             return "the strategy made no aggregate of these updates; the model stays as it was"

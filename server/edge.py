@@ -50,7 +50,7 @@ def admit(
 
 
 def as_weights(reply: Admitted, parameters: Mapping[str, Tensor], rate: float, *, double: bool) -> Message:
-    """The reply as Flower's strategies want it: weights = broadcast - rate * update, one ArrayRecord, one MetricRecord."""
+    """The reply as Flower's strategies want it: weights = broadcast - rate * update, and one record of numbers."""
     weights = {}
     for name, value in parameters.items():
         update = reply.update[name]

@@ -1,6 +1,6 @@
 """Flower's own strategies by name, with the settings that make sense in a simulation.
 
-Sampling is not theirs here: the round loop shows a strategy only the clients drawn for the round, and it takes them all.
+Sampling is not theirs here: the round loop shows a strategy only the clients drawn for the round, and it takes all.
 """
 
 from __future__ import annotations

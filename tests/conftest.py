@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from fedsim.experiment import Experiment
 from fedsim.experiment_file import from_table
 
@@ -17,7 +18,7 @@ torch.set_num_threads(1)
 
 
 def small_table(**sections: Any) -> dict[str, Any]:
-    """A file's content: four clients with digits and an MLP. A section given replaces those of its keys that it names."""
+    """A file's content: four clients with digits and an MLP. A given section replaces the keys that it names."""
     table: dict[str, Any] = {
         "seed": 3,
         "rounds": 2,

@@ -49,7 +49,11 @@ MISSPELT_KEYS = {
         "server.strategy.beta1",
         "beta_1",
     ),
-    "partition": (document({("data", "partition"): '{ kind = "dirichlet", alfa = 1 }'}), "data.partition.alfa", "alpha"),
+    "partition": (
+        document({("data", "partition"): '{ kind = "dirichlet", alfa = 1 }'}),
+        "data.partition.alfa",
+        "alpha",
+    ),
     "partition, kind": (
         document({("data", "partition"): '{ kind = "dirichlet", kinds = 1 }'}),
         "data.partition.kinds",
@@ -271,7 +275,11 @@ TYPES = {
     "device": (document({("runtime", "device"): '"gpu"'}), "runtime.device", "cuda"),
     "device, number": (document({("runtime", "device"): "0"}), "runtime.device", "text in quotes"),
     "device, index": (document({("runtime", "device"): '"cuda:x"'}), "runtime.device", "cuda"),
-    "section, list": (document(tail="[[server]]  #!").replace("[server]\nlearning_rate = 0.5\n", ""), "server", "table"),
+    "section, list": (
+        document(tail="[[server]]  #!").replace("[server]\nlearning_rate = 0.5\n", ""),
+        "server",
+        "table",
+    ),
     "section, number": (
         document({("", "clients"): "10"}).replace("[clients]\ncount = 4\nbatch_size = 4\n", ""),
         "clients",
@@ -289,14 +297,16 @@ def test_a_value_of_the_wrong_type_is_refused(case: str, tmp_path: Path, capsys:
 
 
 def test_a_device_is_asked_for_in_words_and_not_in_a_pattern(tmp_path: Path, capsys: Capture) -> None:
-    problem = check_refused(capsys, tmp_path, document({("runtime", "device"): '"gpu"'}), "runtime.device", "auto", "cpu")
+    problem = check_refused(
+        capsys, tmp_path, document({("runtime", "device"): '"gpu"'}), "runtime.device", "auto", "cpu"
+    )
     assert not set("^$\\?") & set(problem.partition("runtime.device")[2])
 
 
 # --- names that become files ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "/tmp/x", "", ".", "..", "a\\u0000b", "a\\nb", "x" * 300])
+@pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "/tmp/x", "", "a\\u0000b", "a\\nb", "x" * 300])
 @pytest.mark.parametrize("key", ["name", "id"])
 def test_a_name_that_makes_no_file_name_is_refused(key: str, name: str, tmp_path: Path, capsys: Capture) -> None:
     """`name` becomes the run's folder, an adversary's `id` a part of its pictures' names."""
@@ -357,8 +367,8 @@ CONFLICTS = {
     ),
     "multikrum that selects more than there are": (
         document({("server", "strategy"): '{ name = "multikrum", num_nodes_to_select = 5 }'}),
-        "server.strategy.num_nodes_to_select",
-        ("5", "only 4"),
+        "server.strategy",
+        ("num_nodes_to_select = 5", "only 4"),
     ),
     "bulyan with too few": (
         document({("server", "strategy"): '{ name = "bulyan", num_malicious_nodes = 1 }'}),
@@ -527,7 +537,9 @@ def test_all_mistakes_are_said_at_once_in_the_order_of_a_readers_eye(tmp_path: P
 
 def test_several_conflicts_are_said_at_once(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "experiment.toml"
-    file.write_text(document({("clients", "per_round"): "9", ("server", "min_clients"): "8"}, tail=group(members="[7]")))
+    file.write_text(
+        document({("clients", "per_round"): "9", ("server", "min_clients"): "8"}, tail=group(members="[7]"))
+    )
     answer = ask(capsys, "check", str(file))
     assert (answer.code, len(answer.problems)) == (2, 3), answer.err
 
@@ -626,7 +638,7 @@ def test_a_setting_can_make_a_key_of_the_file_wrong_which_is_then_named_by_its_l
         (("server.strategy=fedadam", "server.strategy.eta=-1"), "server.strategy.eta"),
         (("data.partition=dirichlet", "data.partition.alpha=0"), "data.partition.alpha"),
         (('data.partition={kind="dirichlet"}', "data.partition.alpha=0"), "data.partition.alpha"),
-        (("clients.defenses=[\"gradient_noise\"]", "clients.defenses.0.std=-1"), "clients.defenses[0].std"),
+        (('clients.defenses=["gradient_noise"]', "clients.defenses.0.std=-1"), "clients.defenses[0].std"),
     ],
     ids=str,
 )
@@ -650,7 +662,10 @@ def run_folder(tmp_path: Path) -> Path:
     ("arguments", "words"),
     [
         (("--adversary", "geipping"), ("no adversary is called 'geipping'", "did you mean 'geiping'?")),
-        (("--adversary", "geiping", "--set", "iterations=-1"), ("--set iterations=-1: iterations: must be at least 1",)),
+        (
+            ("--adversary", "geiping", "--set", "iterations=-1"),
+            ("--set iterations=-1: iterations: must be at least 1",),
+        ),
         (("--adversary", "geiping", "--set", "iterations=true"), ("--set iterations=true: ", "whole number, not true")),
         (("--adversary", "geiping", "--set", "iteration=5"), ("--set iteration=5: ", "did you mean 'iterations'?")),
         (("--adversary", "geiping", "--set", "iterations"), ("--set iterations: ", "key=value")),

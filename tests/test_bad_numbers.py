@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import pytest
 from asking import adversary, check_refused, document, entry, group
+
 from fedsim import plugins
 from fedsim.experiment import AdversaryEntry, Clients, Experiment, Group, Runtime, Scores, Server
 
-WHOLE = {value: "must be a whole number" for value in ("1.5", "2.0", "nan", "inf", "true", '"3"', "[3]")}
-NUMBER = {"nan": "finite", "inf": "finite", "-inf": "finite"} | {
-    value: "must be a number" for value in ("false", "true", '"0.1"', "[0.1]")
-}
+WHOLE = dict.fromkeys(("1.5", "2.0", "nan", "inf", "true", '"3"', "[3]"), "must be a whole number")
+NUMBER = {"nan": "finite", "inf": "finite", "-inf": "finite"} | dict.fromkeys(
+    ("false", "true", '"0.1"', "[0.1]"), "must be a number"
+)
 KINDS: dict[str, dict[str, str]] = {
     # kind: {a value that is wrong: what must be said of it}
     "count": WHOLE | {"-1": "must be at least 1, not -1", "0": "must be at least 1, not 0"},
@@ -29,9 +30,9 @@ KINDS: dict[str, dict[str, str]] = {
     "inside": NUMBER | {"0": "must be above 0", "1": "must be below 1", "1.5": "must be below 1"},
     "below half": NUMBER | {"-0.1": "must be at least 0", "0.5": "must be below 0.5", "1": "must be below 0.5"},
     # `true` is 1 to Python, and 1.0 as well; to a reader of the file they are neither of the two choices.
-    "0 or 1": {value: "must be one of 0 or 1" for value in ("2", "-1", "0.0", "1.0", "true", "false", '"1"', "nan")},
-    "1 or 3": {value: "must be one of 1 or 3" for value in ("2", "-1", "0", "1.0", "true", '"3"', "inf")},
-    "3 or 4": {value: "must be one of 3 or 4" for value in ("2", "-1", "0", "3.0", "true", '"3"', "inf")},
+    "0 or 1": dict.fromkeys(("2", "-1", "0.0", "1.0", "true", "false", '"1"', "nan"), "must be one of 0 or 1"),
+    "1 or 3": dict.fromkeys(("2", "-1", "0", "1.0", "true", '"3"', "inf"), "must be one of 1 or 3"),
+    "3 or 4": dict.fromkeys(("2", "-1", "0", "3.0", "true", '"3"', "inf"), "must be one of 3 or 4"),
 }
 
 

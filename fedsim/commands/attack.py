@@ -35,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"{folder.path}: the run captured nothing; its experiment has no adversary that saw a target")
     usable = [one for one in seen if plugin.settings.needs <= set(one.facts["granted"])]
     if not usable:
-        missing = sorted(min((plugin.settings.needs - set(one.facts["granted"]) for one in seen), key=len))
+        lacking: list[set[str]] = [set(plugin.settings.needs) - set(one.facts["granted"]) for one in seen]
+        missing = sorted(min(lacking, key=lambda items: len(items)))
         raise InputError(
             f"adversary '{plugin.name}' needs {', '.join(missing)}, which no capture of {folder.path} grants; "
             f"run the experiment again with an adversary that knows it"
@@ -53,9 +54,8 @@ def run(options: argparse.Namespace) -> int:
     ]
     with screens.choose_screen(options.json) as screen:
         if len(usable) < len(seen):
-            screen.warn(
-                f"{len(seen) - len(usable)} of {len(seen)} captures do not grant what '{plugin.name}' needs and are left out"
-            )
+            left = len(seen) - len(usable)
+            screen.warn(f"{left} of {len(seen)} captures do not grant what '{plugin.name}' needs and are left out")
         lines = run_attacks(attacks, experiment, folder, choose_device(experiment.runtime.device), screen, screen.warn)
     _note(folder, name, plugin, usable)
     page = report.write(folder.path)

@@ -38,7 +38,8 @@ def _summary(experiment: Experiment) -> str:
     return (
         f"{experiment.rounds} rounds of {clients.algorithm} with {experiment.server.strategy.name}, "
         f"{clients.count} clients{drawn}, batches of {clients.batch_size}, "
-        f"{experiment.model.name} on {experiment.data.dataset.name} ({experiment.data.partition.name}), seed {experiment.seed}"
+        f"{experiment.model.name} on {experiment.data.dataset.name} ({experiment.data.partition.name}), "
+        f"seed {experiment.seed}"
     )
 
 

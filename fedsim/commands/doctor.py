@@ -99,9 +99,9 @@ def _weights() -> list[Finding]:
 
 
 def _data() -> list[Finding]:
-    from fedsim.data.downloaded import root_folder
+    from fedsim.data.downloaded import data_folder
 
-    root = root_folder(None)
+    root = data_folder(None)
     state = "ok" if root.is_dir() else "absent"
     return [
         ("ok", "embedded data", "mnist5k, digits"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import tomllib
+import re
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import resources
+from typing import Any
 
 from fedsim import plugins
 from fedsim.errors import InputError, suggestion
@@ -30,14 +32,22 @@ def run(options: argparse.Namespace) -> int:
         for entry in entries:
             foreign = "" if entry["from"].startswith("fedsim-adversarial ") else f"  [{entry['from']}]"
             print(f"  {entry['name']:{width}}  {entry['what']}{foreign}")
+            if options.kind and entry.get("settings"):
+                shown = ", ".join(f"{key} = {json.dumps(value)}" for key, value in entry["settings"].items())
+                print(f"  {'':{width}}    {shown}")
     return 0
 
 
-def _entries(kind: str) -> list[dict[str, str]]:
+def _entries(kind: str) -> list[dict[str, Any]]:
     if kind == "experiments":
         return [{"name": name, "what": _title(name), "from": "fedsim-adversarial "} for name in shipped()]
     return [
-        {"name": name, "what": _first_sentence(kind, name), "from": plugins.origin(kind, name)}
+        {
+            "name": name,
+            "what": _first_sentence(kind, name),
+            "from": plugins.origin(kind, name),
+            "settings": _settings(kind, name),
+        }
         for name in plugins.names(kind)
     ]
 
@@ -47,11 +57,24 @@ def _first_sentence(kind: str, name: str) -> str:
         text = plugins.load(kind, name).__doc__ or ""
     except InputError as error:  # a broken plugin is listed as what it is
         return str(error)
-    return " ".join(text.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+    # A full stop ends the sentence, but not the one of "et al."
+    return re.split(r"(?<!al)\. ", " ".join(text.split("\n\n")[0].split()))[0].rstrip(".")
+
+
+def _settings(kind: str, name: str) -> dict[str, Any]:
+    """A component's settings with their defaults; "required" where there is none."""
+    try:
+        cls = plugins.load(kind, name)
+    except InputError:
+        return {}
+    out: dict[str, Any] = {}
+    for one in fields(cls) if is_dataclass(cls) else ():
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        out[one.name] = "required" if default is MISSING else default
+    return out
 
 
 def _title(name: str) -> str:
     text = (resources.files("fedsim.experiments") / f"{name}.toml").read_text(encoding="utf-8")
-    tomllib.loads(text)
     first = text.lstrip().splitlines()[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""

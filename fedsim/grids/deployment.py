@@ -21,7 +21,8 @@ def experiment_of(context: Context) -> Experiment:
     name = context.run_config.get(KEY)
     if not isinstance(name, str) or not name:
         raise InputError(
-            f"Flower's run configuration has no '{KEY}'; name an experiment, as in `flwr run . --run-config {KEY}=\"quickstart\"`"
+            f"Flower's run configuration has no '{KEY}'; name an experiment, "
+            f"as in `flwr run . --run-config '{KEY}=\"quickstart\"'`"
         )
     return _read(name)
 

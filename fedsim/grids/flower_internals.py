@@ -1,6 +1,8 @@
-"""Every private import from Flower, in one place. `tests/grids/test_flower_contract.py` fails loudly on a new Flower.
+"""Every private import from Flower, in one place.
 
-Three things are not in Flower's public API: the identity that `Message()` asks for, the `Run` that a Grid must show, and
+`tests/grids/test_flower_contract.py` fails loudly on a new Flower.
+
+Three things are not in Flower's public API: the identity that `Message()` asks for, the `Run` that a Grid must show and
 setting a message's id, which Flower's own link does after a message was made. A fourth, `TensorArray`, leans on the
 fields of `Array` so that tensors need not become bytes when nobody looks at the bytes.
 """
@@ -12,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
@@ -65,12 +67,14 @@ class TensorArray(Array):
         """The npy bytes, made on first use."""
         if "_bytes" not in self.__dict__:
             self.__dict__["_bytes"] = Array.from_numpy_ndarray(self.tensor.numpy()).data
-        return self.__dict__["_bytes"]  # type: ignore[no-any-return]
+        data: bytes = self.__dict__["_bytes"]
+        return data
 
     @property
     def tensor(self) -> Tensor:
         """The tensor itself, shared."""
-        return self.__dict__["tensor"]  # type: ignore[no-any-return]
+        tensor: Tensor = self.__dict__["tensor"]
+        return tensor
 
     def numpy(self) -> NDArray:
         """A read-only view of the tensor."""
@@ -94,6 +98,12 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 def from_record(record: Mapping[str, Array]) -> dict[str, Tensor]:
     """The tensors of an ArrayRecord, to be read and not written to."""
     return {name: _tensor(array) for name, array in record.items()}
+
+
+def tensors_in(content: RecordDict, record: str) -> dict[str, Tensor]:
+    """The tensors of one ArrayRecord of a message or of a state; {} if it has none of that name."""
+    held = content.get(record)
+    return from_record(held) if isinstance(held, ArrayRecord) else {}
 
 
 def share_record(record: ArrayRecord) -> ArrayRecord:

@@ -1,7 +1,7 @@
 """A Flower Grid in this process: every client of a round, one after another, without sockets, workers or serialisation.
 
-It runs any Message-API ServerApp and ClientApp. What it adds to the interface is `watch`: an observer sees every message
-on its way, which is where the wiretap is attached.
+It runs any Message-API ServerApp and ClientApp. What it adds to the interface is `watch`: an observer sees every
+message on its way, which is where the wiretap is attached.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable
 
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -129,7 +129,12 @@ class InlineGrid(Grid):
 def _isolated(content: RecordDict) -> RecordDict:
     out = RecordDict()
     for key, record in content.items():
-        out[key] = share_record(record) if isinstance(record, ArrayRecord) else type(record)(dict(record))
+        if isinstance(record, ArrayRecord):
+            out[key] = share_record(record)
+        elif isinstance(record, MetricRecord):
+            out[key] = MetricRecord(dict(record))
+        else:
+            out[key] = ConfigRecord(dict(record))
     return out
 
 

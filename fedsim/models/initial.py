@@ -12,7 +12,5 @@ from fedsim.models.building import build
 
 def initial_model(experiment: Experiment, data: ImageData) -> nn.Module:
     """The experiment's model as its BatchNorm policy has it built, with weights that depend on the seed alone."""
-    model = build(
-        experiment.model.settings, data.shape, data.classes, seeding.derive(experiment.seed, "model")
-    )
+    model = build(experiment.model.settings, data.shape, data.classes, seeding.derive(experiment.seed, "model"))
     return batchnorm.apply_policy(model, experiment.clients.batchnorm)

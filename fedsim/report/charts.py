@@ -195,7 +195,9 @@ def scale(lanes: Sequence[Lane], *, name: str) -> Markup | None:
         parts.append(line(x, top + 16, x, height - 18, "grid"))
         anchor = "start" if value == low else "end" if value == 1 else "middle"
         words = "1 identical" if value == 1 else f"{value:g}"
-        parts.append(label(x + (-4 if anchor == "start" else 4 if anchor == "end" else 0), height - 3, words, "tick", anchor))
+        parts.append(
+            label(x + (-4 if anchor == "start" else 4 if anchor == "end" else 0), height - 3, words, "tick", anchor)
+        )
     for index, lane in enumerate(shown):
         y = top + step * index + 31
         parts.append(line(at(low), y, at(1.0), y, "base"))

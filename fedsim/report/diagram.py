@@ -68,7 +68,9 @@ def threat(
         "server": "at the server",
         "client": "at a client",
     }.get(vantage, "at an unknown place")
-    return picture(WIDTH, height, f"Clients on the left, the server on the right; the adversary stands {words}.", *parts)
+    return picture(
+        WIDTH, height, f"Clients on the left, the server on the right; the adversary stands {words}.", *parts
+    )
 
 
 def _eye(x: float, y: float, active: bool) -> Markup:

@@ -17,8 +17,21 @@ from fedsim.report import charts, diagram, words
 from fedsim.report.files import write_whole
 from fedsim.report.formats import MISSING, counted, duration, finite, fixed, numbered, plain, significant, whole
 from fedsim.report.pictures import layout
-from fedsim.report.reading import Attack, Dropout, Run, Sight, Table, integer, integers, read, real, strings, table
-from fedsim.report.reading import tables, text
+from fedsim.report.reading import (
+    Attack,
+    Dropout,
+    Run,
+    Sight,
+    Table,
+    integer,
+    integers,
+    read,
+    real,
+    strings,
+    table,
+    tables,
+    text,
+)
 from fedsim.report.table import attack_cells, round_cells
 
 HERE = Path(__file__).parent
@@ -110,7 +123,9 @@ def write(run: Path) -> Path:
         # Strings from a run may hold half a surrogate pair, which UTF-8 has no bytes for.
         write_whole(path, page.encode("utf-8", errors="replace"))
     except OSError as error:
-        raise FedsimError(f"{path}: cannot be written: {error.strerror or error}; is there room, and a right to?") from error
+        raise FedsimError(
+            f"{path}: cannot be written: {error.strerror or error}; is there room, and a right to?"
+        ) from error
     return path
 
 

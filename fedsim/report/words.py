@@ -306,7 +306,9 @@ def state(run: Run) -> list[str]:
     if code is not None and EXITS.get(code, "x"):
         said.append(EXITS.get(code) or f"The run ended with exit code {code}.")
     elif code is None and status not in ("done",):
-        said.append(f"The run has not recorded an end{f' (status: {status})' if status else ''}; this is what there is.")
+        said.append(
+            f"The run has not recorded an end{f' (status: {status})' if status else ''}; this is what there is."
+        )
     elif status not in ("", "done"):
         said.append(f"The run's status is '{status}'.")
     planned = integer(run.experiment.get("rounds"))

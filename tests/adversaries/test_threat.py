@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+
 from fedsim.adversaries import threat
 from fedsim.errors import InputError
 from fedsim.experiment import SIGHTS, AdversaryEntry, Component, Experiment

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Tensor
+
 from fedsim.adversaries import threat
 from fedsim.adversaries.base import Job, Observation
 from fedsim.adversaries.storage import JobStore, observation_bytes, observation_from
@@ -18,7 +20,6 @@ from fedsim.errors import FedsimError
 from fedsim.experiment import AdversaryEntry, Component, Experiment
 from fedsim.runs import RunFolder
 from fedsim.simulation import simulate
-from torch import Tensor
 
 
 class Silent:
@@ -89,7 +90,14 @@ def _bytes(values: Tensor) -> bytes:
     return values.contiguous().numpy().tobytes()
 
 
-KNOWLEDGE = [(), ("labels",), ("batch_statistics",), ("running_statistics",), ("defenses",), ("labels", "batch_statistics")]
+KNOWLEDGE = [
+    (),
+    ("labels",),
+    ("batch_statistics",),
+    ("running_statistics",),
+    ("defenses",),
+    ("labels", "batch_statistics"),
+]
 VANTAGES = [("link", False), ("link", True), ("server", False), ("server", True), ("client", False), ("client", True)]
 POLICIES = ["share_running", "share_batch", "local"]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from fedsim.clients.defenses.clipping import GradientClipping
 from fedsim.clients.defenses.noise import GradientNoise
 from fedsim.clients.defenses.pruning import GradientPruning, quantile

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from torch import nn
+
 from fedsim.clients.training import schedule, train
 from fedsim.data.dataset import Normalisation
 from fedsim.experiment import LocalTraining
 from fedsim.protocol import Batch
-from torch import nn
 
 SHARE = torch.arange(100, 110)
 NORMALISE = Normalisation((0.0,), (1.0,))
@@ -31,7 +34,7 @@ def test_a_client_with_fewer_images_than_a_batch_uses_them_all() -> None:
 def test_fedavg_epochs_are_shuffled_passes_with_a_smaller_last_batch() -> None:
     batches = plan(batch_size=4, local_epochs=2)
     assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2]
-    first, second = sum(batches[:3], []), sum(batches[3:], [])
+    first, second = [*itertools.chain(*batches[:3])], [*itertools.chain(*batches[3:])]
     assert sorted(first) == sorted(second) == SHARE.tolist()
     assert first != second
 

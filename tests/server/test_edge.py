@@ -89,7 +89,9 @@ def test_a_huge_but_finite_update_is_admitted() -> None:
 
 def test_an_error_is_a_dropout_with_its_reason() -> None:
     good = reply(0)
-    failed = Message(Error(1, "ValueError: no data"), reply_to=Message(RecordDict(), dst_node_id=2, message_type="train"))
+    failed = Message(
+        Error(1, "ValueError: no data"), reply_to=Message(RecordDict(), dst_node_id=2, message_type="train")
+    )
     admitted, (dropout,) = admit([failed, good], PARAMETERS, BUFFERS)
     assert (dropout.client, dropout.reason) == (1, "ValueError: no data")
     assert len(admitted) == 1

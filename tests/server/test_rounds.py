@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from flwr.app import Context, Message, RecordDict
+from torch import Tensor
+
 from fedsim.clients.app import client_app
 from fedsim.clients.workplace import workplace
 from fedsim.experiment import Experiment
@@ -12,8 +15,6 @@ from fedsim.grids.flower_internals import from_record, to_record
 from fedsim.grids.inline import InlineGrid, client_of
 from fedsim.runs import RoundRecord
 from fedsim.server.app import Rounds, server_app
-from flwr.app import Context, Message, RecordDict
-from torch import Tensor
 
 Change = Callable[[Message], None]
 
@@ -47,8 +48,13 @@ def test_fedavg_is_the_mean_of_the_updates_weighted_by_examples(small: Any) -> N
 
 
 def test_training_learns(small: Any) -> None:
-    records, _ = federate(small(rounds=15, clients={"algorithm": "fedavg", "learning_rate": 0.3, "batch_size": 16},
-                                server={"learning_rate": 1.0, "evaluate_every": 15}))
+    records, _ = federate(
+        small(
+            rounds=15,
+            clients={"algorithm": "fedavg", "learning_rate": 0.3, "batch_size": 16},
+            server={"learning_rate": 1.0, "evaluate_every": 15},
+        )
+    )
     first, last = records[0].test_accuracy, records[-1].test_accuracy
     assert first is not None and last is not None
     assert first < 0.3
@@ -120,7 +126,18 @@ def test_too_few_survivors_skip_the_round_and_leave_the_model(small: Any, monkey
     assert all(torch.equal(start[name], final[name]) for name in start)
 
 
-STRATEGIES = ["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"]
+STRATEGIES = [
+    "fedavg",
+    "fedavgm",
+    "fedadam",
+    "fedyogi",
+    "fedadagrad",
+    "fedmedian",
+    "fedtrimmedavg",
+    "krum",
+    "multikrum",
+    "bulyan",
+]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -175,7 +192,9 @@ def test_every_batchnorm_policy_trains_and_sends_what_it_says(small: Any, policy
     def note(message: Message) -> None:
         held = set(message.content.get("buffers", {}))
         (sent if message.metadata.dst_node_id == 0 else broadcast).append(held)
-        assert not any("num_batches_tracked" in name for record in message.content.array_records.values() for name in record)
+        assert not any(
+            "num_batches_tracked" in name for record in message.content.array_records.values() for name in record
+        )
 
     records, _ = federate(experiment, note)
     model = workplace(experiment).model
@@ -186,7 +205,9 @@ def test_every_batchnorm_policy_trains_and_sends_what_it_says(small: Any, policy
 
 
 def test_a_local_client_keeps_its_own_statistics(small: Any) -> None:
-    experiment = small(rounds=2, model={"name": "resnet18"}, clients={"count": 2, "batch_size": 4, "batchnorm": "local"})
+    experiment = small(
+        rounds=2, model={"name": "resnet18"}, clients={"count": 2, "batch_size": 4, "batchnorm": "local"}
+    )
     grid = InlineGrid(client_app(experiment), 2)
     server_app(experiment, lambda record: None)(grid, Context(1, 0, {}, RecordDict(), {}))
     one, two = (from_record(grid.contexts[node].state["buffers"]) for node in (1, 2))  # type: ignore[arg-type]

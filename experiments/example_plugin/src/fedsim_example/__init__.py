@@ -1,4 +1,4 @@
-"""An adversary and a defense for fedsim. Each is a frozen dataclass; its fields are its settings in an experiment file."""
+"""An adversary and a defense for fedsim. Each is a frozen dataclass whose fields are its settings in an experiment file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+
 from fedsim.adversaries.base import Job, Observation, Reconstruction
 from fedsim.protocol import Update
 from fedsim.settings import Fraction
