@@ -225,9 +225,7 @@ def test_what_is_nested_too_deep_is_told(value: str, tmp_path: Path, capsys: Cap
 
 @pytest.mark.parametrize("digits", [20, 400, 5000])
 @pytest.mark.parametrize("key", ["seed", "learning_rate"])
-def test_a_number_of_too_many_digits_is_told(
-    key: str, digits: int, tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_number_of_too_many_digits_is_told(key: str, digits: int, tmp_path: Path, capsys: Capture) -> None:
     section = "" if key == "seed" else "clients"
     text = document({(section, key): "9" * digits})
     if key == "learning_rate" and digits == 20:

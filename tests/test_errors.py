@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from fedsim.errors import DataUnavailable, FedsimError, InputError, ProtocolError, suggestion
 
 MODELS = ("convnet6", "lenet", "mlp", "preact_resnet18", "resnet18", "torchvision")

@@ -83,7 +83,7 @@ def test_its_settings_are_checked_like_ours(installed: dict[str, str], tmp_path:
     (tmp_path / "gray.toml").write_text(EXPERIMENT.replace("level = 0.25", "level = 2"))
     done = fedsim(installed, tmp_path, "run", "gray.toml")
     assert done.returncode == 2
-    assert "gray.toml:18: adversaries[0].level: must be at most 1" in done.stderr
+    assert "gray.toml:19: adversaries[0].level: must be at most 1.0, not 2" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from asking import adversary, document
+
 from fedsim.adversaries import threat
 from fedsim.errors import InputError
 from fedsim.experiment import Experiment
@@ -69,7 +70,9 @@ FILES = {
     "inline tables": 'rounds = 1\nmodel = { name = "mlp", hidden = [3] }\ndata = { name = "digits" }\n',
     "odd text": SMALLEST.replace("rounds = 1", 'rounds = 1\nname = "Zürich \\"1\\" # \\\\ 日本"'),
     "with an adversary": document(tail=adversary()).replace("rounds = 3", 'rounds = 3\nname = "experiment"'),
-    "two adversaries": document(tail=adversary() + "\n" + adversary(id='"second"', vantage='"server"', rounds="[1, 3]")),
+    "two adversaries": document(
+        tail=adversary() + "\n" + adversary(id='"second"', vantage='"server"', rounds="[1, 3]")
+    ),
 }
 
 

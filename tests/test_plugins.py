@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from asking import ask, document
+
 from fedsim import plugins
 from fedsim.errors import InputError
 
@@ -39,9 +40,7 @@ MODULES = {
 
 
 @pytest.fixture
-def others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[Path]:
+def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A package of somebody else's, with a model in each module. A test may bring modules of its own."""
     modules: dict[str, str] = getattr(request, "param", MODULES)
     site = tmp_path / "site"

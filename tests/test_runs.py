@@ -8,9 +8,20 @@ import os
 from pathlib import Path
 
 import pytest
+
 from fedsim import runs
 from fedsim.errors import InputError
-from fedsim.runs import Dropout, RoundRecord, RunFolder, append_line, check_new, finite, new_path, read_lines, write_whole
+from fedsim.runs import (
+    Dropout,
+    RoundRecord,
+    RunFolder,
+    append_line,
+    check_new,
+    finite,
+    new_path,
+    read_lines,
+    write_whole,
+)
 
 # --- whole files ---------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from asking import adversary, document, group
+
 from fedsim.toml_lines import Path, locate
 
 CASES: dict[str, tuple[str, dict[Path, int]]] = {
@@ -55,7 +56,10 @@ CASES: dict[str, tuple[str, dict[Path, int]]] = {
     "text over lines": ('a = """\nb = 1\n[c]\n"""\nb = 2\n', {("a",): 1, ("b",): 5}),
     "literal text over lines": ("a = '''\nb = 1\n\"\"\"'''\nb = 2\n", {("a",): 1, ("b",): 4}),
     "text that ends in quotes": ('a = """x"""""\nb = """"x"""\nc = """"""\nd = 1\n', {("b",): 2, ("c",): 3, ("d",): 4}),
-    "literal text that ends in quotes": ("a = '''x'''''\nb = ''\nc = ''''''\nd = 1\n", {("b",): 2, ("c",): 3, ("d",): 4}),
+    "literal text that ends in quotes": (
+        "a = '''x'''''\nb = ''\nc = ''''''\nd = 1\n",
+        {("b",): 2, ("c",): 3, ("d",): 4},
+    ),
     "escapes over lines": ('a = """\\\n   x \\""" \\\\"""\nb = 1\n', {("b",): 3}),
     "escaped end": ('a = "x\\\\"\nb = 1\n', {("b",): 2}),
     "dates": ("a = 1979-05-27 07:32:00\nb = 07:32:00.5\nc = 1979-05-27T00:32:00-07:00\n", {("b",): 2, ("c",): 3}),
