@@ -63,6 +63,7 @@ class Reconstruction:
     labels: int64 (N,), the attack's own guess or the labels it was granted; None if it makes no claim.
     objective: the attack's own final loss, the only thing by which it may choose among trials.
     history: (iteration, objective) pairs, for the report.
+    initial: the guess that the attack started from, scored beside the result as its floor; None if there is none.
     status: "done", or a word for what went wrong ("nan": the last finite guess is returned).
     """
 
@@ -71,6 +72,7 @@ class Reconstruction:
     objective: float
     iterations: int
     history: tuple[tuple[int, float], ...] = ()
+    initial: Tensor | None = field(default=None, repr=False)
     status: str = "done"
     notes: Mapping[str, Any] = field(default_factory=dict)
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm as Layer
 
 from fedsim.experiment import BatchNormPolicy
 
@@ -30,9 +30,9 @@ MOMENTUM = 0.1
 _RUNNING = ("running_mean", "running_var")
 
 
-def layers(model: nn.Module) -> dict[str, _BatchNorm]:
+def layers(model: nn.Module) -> dict[str, Layer]:
     """The BatchNorm layers of a model by name, in the order of its modules."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, Layer)}
 
 
 def apply_policy(model: nn.Module, policy: BatchNormPolicy | str) -> nn.Module:

@@ -240,6 +240,8 @@ def test_a_number_of_too_many_digits_is_told(key: str, digits: int, tmp_path: Pa
 
 # --- exact lines ---------------------------------------------------------------------------------------------------
 
+NAMES = 'rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\n'
+MODEL = '[model]\nname = "mlp"\n'
 LINES = {
     "behind comments": (
         "# one\n\n  # three\nseed = 0\nrounds = 0  #!\n[data]\nname = 'digits'\n[model]\nname = 'mlp'\n",
@@ -257,21 +259,21 @@ LINES = {
         'name = "a # b ] } = \\" x"\nrounds = 0  #!\ndata.name = "digits"\nmodel.name = "mlp"\n',
         "rounds",
     ),
-    "dotted key": ('rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\nclients.count = 0  #!\n', "clients.count"),
+    "dotted key": (NAMES + "clients.count = 0  #!\n", "clients.count"),
     "quoted key": (
-        'rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\n[clients]\n"count" = 0  #!\n',
+        NAMES + '[clients]\n"count" = 0  #!\n',
         "clients.count",
     ),
     "dotted header": (
-        'rounds = 1\n[data]\nname = "digits"\n[data.partition]\nkind = "dirichlet"\n# x\nalpha = 0  #!\n[model]\nname="mlp"\n',
+        'rounds = 1\n[data]\nname = "digits"\n[data.partition]\nkind = "dirichlet"\n# x\nalpha = 0  #!\n' + MODEL,
         "data.partition.alpha",
     ),
     "spaced header": (
-        'rounds = 1\n[ data ]\nname = "digits"\n[ data . partition ]\nkind = "dirichlet"\nalpha = 0  #!\n[model]\nname="mlp"\n',
+        'rounds = 1\n[ data ]\nname = "digits"\n[ data . partition ]\nkind = "dirichlet"\nalpha = 0  #!\n' + MODEL,
         "data.partition.alpha",
     ),
     "inline table": (
-        'rounds = 1\ndata = { name = "digits", partition = { kind = "dirichlet", alpha = 0 } }  #!\nmodel.name = "mlp"\n',
+        'rounds = 1\nmodel = "mlp"\ndata = { partition = { kind = "dirichlet", alpha = 0 }, name = "digits" }  #!\n',
         "data.partition.alpha",
     ),
     "list over lines": (
@@ -279,28 +281,28 @@ LINES = {
         "model.hidden[2]",
     ),
     "tables in a list over lines": (
-        'rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\n[clients]\ndefenses = [\n  { name = "gradient_pruning" },\n'
+        NAMES + '[clients]\ndefenses = [\n  { name = "gradient_pruning" },\n'
         '\n  { name = "gradient_noise", std = -1 },  #!\n]\n',
         "clients.defenses[1].std",
     ),
     "list in a table in a list": (
-        'rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\n[clients]\ncount = 2\ngroups = [\n  { members = [0] },\n'
+        NAMES + "[clients]\ncount = 2\ngroups = [\n  { members = [0] },\n"
         "  { members = [\n    1,\n    5,  #!\n  ] },\n]\n",
         "clients.groups[1].members[1]",
     ),
     "second of the groups": (
-        'rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\n[clients]\ncount = 4\n[[clients.groups]]\nmembers = [0]\n'
+        NAMES + "[clients]\ncount = 4\n[[clients.groups]]\nmembers = [0]\n"
         "[[clients.groups]]\nmembers = [1]\nbatch_size = 0  #!\n[[clients.groups]]\nmembers = [2]\n",
         "clients.groups[1].batch_size",
     ),
     "defense of the second of the groups": (
-        'rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\n[[clients.groups]]\nmembers = [0]\n[[clients.groups]]\n'
+        NAMES + "[[clients.groups]]\nmembers = [0]\n[[clients.groups]]\n"
         'members = [1]\n[[clients.groups.defenses]]\nname = "gradient_noise"\n[[clients.groups.defenses]]\n'
         'name = "gradient_noise"\nstd = -1  #!\n',
         "clients.groups[1].defenses[1].std",
     ),
     "section below a group": (
-        'rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\n[[clients.groups]]\nmembers = [0]\n[server]\ntls = 1  #!\n',
+        NAMES + "[[clients.groups]]\nmembers = [0]\n[server]\ntls = 1  #!\n",
         "server.tls",
     ),
     "table below its own part": (
@@ -308,22 +310,19 @@ LINES = {
         "data.parts",
     ),
     "strategy of its own table": (
-        'rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\n[server.strategy]\nname = "fedadam"\n\nbeta_1 = 1.0  #!\n',
+        NAMES + '[server.strategy]\nname = "fedadam"\n\nbeta_1 = 1.0  #!\n',
         "server.strategy.beta_1",
     ),
     "second adversary": (
-        'rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\n'
-        + adversary()
-        + "\n"
-        + adversary(id='"b"', targets="[99]").replace('id = "b"  #!', 'id = "b"'),
+        NAMES + adversary() + "\n" + adversary(id='"b"', targets="[99]").replace('id = "b"  #!', 'id = "b"'),
         "adversaries[1].targets[0]",
     ),
     "tabs": (
-        'rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\n\t[clients]\n\t\tcount\t=\t0\t#!\n',
+        NAMES + "\t[clients]\n\t\tcount\t=\t0\t#!\n",
         "clients.count",
     ),
     "dates and times before it": (
-        'rounds = 1\ndata.name = "digits"\nmodel.name = "mlp"\n[clients]\nlearning_rate = 1e-1\nmomentum = 0.0\ncount = 0  #!\n',
+        NAMES + "[clients]\nlearning_rate = 1e-1\nmomentum = 0.0\ncount = 0  #!\n",
         "clients.count",
     ),
 }

@@ -464,6 +464,39 @@ THREATS = {
         "adversaries[0]",
         ("geiping", "update", "server"),
     ),
+    "labels that it takes for granted": (
+        document(tail=adversary(knows="[]")),
+        "adversaries[0]",
+        ("geiping", "labels", "knows"),
+    ),
+    "defenses that it takes for granted": (
+        document(tail=adversary(aware="true")),
+        "adversaries[0]",
+        ("geiping", "defenses", "knows"),
+    ),
+    "statistics of a model without BatchNorm": (
+        document(tail=adversary(batchnorm='"exact"')),
+        "adversaries[0]",
+        ("geiping", "batch_statistics", "mlp", "no BatchNorm"),
+    ),
+    "batch statistics that stay at home": (
+        document(tail=adversary(batchnorm='"exact"')).replace('"mlp"', '"resnet18"'),
+        "adversaries[0]",
+        ("geiping", "batch_statistics", "knows"),
+    ),
+    "running statistics that stay at home": (
+        document({("clients", "batchnorm"): '"local"'}, tail=adversary(batchnorm='"infer"')).replace(
+            '"mlp"', '"resnet18"'
+        ),
+        "adversaries[0]",
+        ("geiping", "running_statistics", "knows"),
+    ),
+    # The attack would fail on the first job, after the training.
+    "no mode for the BatchNorm of a model that has it": (
+        document(tail=adversary(batchnorm='"none"')).replace('"mlp"', '"resnet18"'),
+        "adversaries[0]",
+        ("geiping", "batchnorm", "resnet18"),
+    ),
     "a power": (document(tail=adversary(powers='["alter_update"]')), "adversaries[0]", ("alter_update", "powers")),
 }
 

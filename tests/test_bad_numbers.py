@@ -46,7 +46,10 @@ class Number:
     many: bool = False
 
 
-LOCAL = (("batch_size", "count"), ("local_epochs", "count"), ("local_steps", "count")) + (
+LOCAL = (
+    ("batch_size", "count"),
+    ("local_epochs", "count"),
+    ("local_steps", "count"),
     ("learning_rate", "positive"),
     ("momentum", "below 1"),
     ("weight_decay", "not negative"),
@@ -94,6 +97,9 @@ COMPONENTS = [
     Number("datasets/imagefolder", "channels", "1 or 3"),
     Number("datasets/imagefolder", "test_fraction", "inside"),
     Number("datasets/npz", "classes", "two"),
+    *(Number("adversaries/geiping", key, "count") for key in ("iterations", "restarts")),
+    Number("adversaries/geiping", "step_size", "positive"),
+    *(Number("adversaries/geiping", key, "not negative") for key in ("tv", "bn_prior")),
     *(Number(f"datasets/{name}", "mean", "fraction", many=True) for name in ("npz", "imagefolder")),
     *(Number(f"datasets/{name}", "std", "positive", many=True) for name in ("npz", "imagefolder")),
 ]

@@ -63,7 +63,8 @@ threads = 2
 FILES = {
     "smallest": SMALLEST,
     "full": FULL,
-    "short forms": 'rounds = 2\nmodel = "convnet6"\n[data]\nname = "mnist5k"\npartition = "shard"\n[server]\nstrategy = "fedyogi"\n',
+    "short forms": 'rounds = 2\nmodel = "convnet6"\n[data]\nname = "mnist5k"\npartition = "shard"\n'
+    '[server]\nstrategy = "fedyogi"\n',
     "dotted keys": 'rounds = 2\nmodel.name = "lenet"\ndata.name = "digits"\ndata.partition.kind = "linear"\n',
     "torchvision": 'rounds = 2\nmodel = "torchvision:resnet18"\n[data]\nname = "digits"\n',
     "fedsgd": SMALLEST + '[clients]\nalgorithm = "fedsgd"\n',

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from fedsim import runs
 from fedsim.errors import InputError
 from fedsim.runs import (
     Dropout,
@@ -62,8 +61,17 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
 def test_the_content_is_on_the_disk_before_the_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     sync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("sync"), sync(handle))[1])
-    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append("replace"), replace(self, to))[1])
+
+    def note_sync(handle: int) -> None:
+        order.append("sync")
+        sync(handle)
+
+    def note_replace(path: Path, to: Path) -> Path:
+        order.append("replace")
+        return replace(path, to)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_replace)
     write_whole(tmp_path / "a", "new")
     assert order[:2] == ["sync", "replace"]
 
@@ -91,7 +99,7 @@ def test_a_file_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
 
 def test_a_tail_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
-    lines = [{"round": 1}, {"round": 2, "x": "é", "y": [1.5, {"z": None}]}]
+    lines: list[dict[str, object]] = [{"round": 1}, {"round": 2, "x": "é", "y": [1.5, {"z": None}]}]
     for line in lines:
         append_line(file, line)
     whole = file.read_bytes()
@@ -103,7 +111,9 @@ def test_a_tail_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
     assert read_lines(file) == lines
 
 
-@pytest.mark.parametrize("tail", [b"\x00" * 100, b"\xff" * 100, b'{"round": 2, "x": "\xc3'])
+@pytest.mark.parametrize(
+    "tail", [b"\x00" * 100, b"\xff" * 100, b'{"round": 2, "x": "\xc3'], ids=["zeros", "ones", "half a letter"]
+)
 def test_a_tail_that_is_no_text_is_left_out(tail: bytes, tmp_path: Path) -> None:
     """What some file systems leave after a power cut."""
     file = tmp_path / "a.jsonl"
@@ -192,7 +202,7 @@ def test_a_place_below_a_file_will_not_do(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_to_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # By a stand-in, because root may write anywhere.
-    monkeypatch.setattr(runs.os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(InputError, match="cannot be written to"):
         check_new(tmp_path / "a" / "b")
 

@@ -85,7 +85,7 @@ class Net(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.conv1(images)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2).flatten(1)
-        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))  # type: ignore[no-any-return]
+        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,9 @@ def lines(
         return f"{fixed(100 * value, 1)} %" if percent else fixed(value, 3)
 
     parts: list[Markup] = []
-    y_ticks = ticks(y_low, y_high)
+    if percent and 0.8 < y_high <= 1:
+        y_high = 1.0
+    y_ticks = ticks(y_low, y_high, 6)
     for value in y_ticks:
         y = at(x_low, value)[1]
         shown = f"{value * 100:.0f} %" if percent and y_high - y_low > 0.04 else _tick(value, y_ticks)

@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from fedsim.report.svg import label, line, picture, tag
 
-WIDTH, ROW = 520.0, 46.0
-CLIENT_RIGHT, SERVER_LEFT = 130.0, 380.0
+WIDTH, ROW = 430.0, 42.0
+CLIENT_RIGHT, SERVER_LEFT = 114.0, 312.0
 MOST_CLIENTS = 4
 
 
@@ -48,20 +48,21 @@ def threat(
         parts.append(line(*ends[0], *ends[1], "link aimed" if aimed else "link"))
         style = "box aimed" if aimed else "box"
         parts.append(tag("rect", x=8, y=y - 16, width=CLIENT_RIGHT - 8, height=32, rx=6, class_=style))
-        parts.append(label(69, y + 4.5, f"client {client}", "node", "middle"))
+        parts.append(label((8 + CLIENT_RIGHT) / 2, y + 4.5, f"client {client}", "node", "middle"))
         if vantage == "client" and (client == member or (member is None and not aimed)) and not spots:
             spots.append((CLIENT_RIGHT, y))
         if vantage == "link" and aimed:
             share = 0.5
             spots.append(tuple(a + share * (b - a) for a, b in zip(*ends, strict=True)))  # type: ignore[arg-type]
     if hidden:
-        parts.append(label(69, height - 6, f"and {hidden} more", "tick", "middle"))
-    parts.append(tag("rect", x=SERVER_LEFT, y=middle - 34, width=132, height=68, rx=8, class_="box"))
-    parts.append(label(SERVER_LEFT + 66, middle + (-4 if vantage == "server" else 5), "server", "node", "middle"))
-    encrypted = ", encrypted" if tls else ""
-    parts.append(label((CLIENT_RIGHT + SERVER_LEFT) / 2, 14, f"{sent} →   ← model{encrypted}", "tick", "middle"))
+        parts.append(label((8 + CLIENT_RIGHT) / 2, height - 6, f"and {hidden} more", "tick", "middle"))
+    parts.append(tag("rect", x=SERVER_LEFT, y=middle - 34, width=WIDTH - SERVER_LEFT - 4, height=68, rx=8, class_="box"))
+    parts.append(label((SERVER_LEFT + WIDTH - 4) / 2, middle + (-4 if vantage == "server" else 5), "server", "node", "middle"))
+    encrypted = " (TLS)" if tls else ""
+    parts.append(label(CLIENT_RIGHT + 8, 14, f"{sent} →", "tick"))
+    parts.append(label(SERVER_LEFT - 8, 14, f"← model{encrypted}", "tick", "end"))
     if vantage == "server":
-        spots.append((SERVER_LEFT + 66, middle + 16))
+        spots.append(((SERVER_LEFT + WIDTH - 4) / 2, middle + 16))
     parts += [_eye(x, y, active) for x, y in spots]
     words = {
         "link": "on the link of the attacked client",

@@ -50,6 +50,7 @@ class Finding:
     defenses: str
     sentence: str
     details: str
+    scored: bool
     scale: Markup | None
     images: Sequence[Figure]
 
@@ -73,7 +74,6 @@ class Threat:
     """One adversary: its place, in words and drawn."""
 
     id: str
-    plugin: str
     place: str
     words: str
     sees: Sequence[str]
@@ -146,6 +146,7 @@ def render(run: Run) -> str:
 def context(run: Run) -> dict[str, Any]:
     """Everything that the template shows."""
     findings = _findings(run)
+    scored = [found for found in findings if found.scored]
     return {
         "style": Markup((HERE / "style.css").read_text(encoding="utf-8")),
         "name": run.name,
@@ -154,8 +155,10 @@ def context(run: Run) -> dict[str, Any]:
         "stamp": _stamp(run),
         "state": words.state(run),
         "gaps": run.gaps,
-        "findings": findings[: SHOWN["victims"]],
-        "further": findings[SHOWN["victims"] :],
+        "attacked": bool(findings),
+        "findings": scored[: SHOWN["victims"]],
+        "further": scored[SHOWN["victims"] :],
+        "unscored": [found for found in findings if not found.scored],
         "nets": sorted({attack.lpips_net for attack in run.attacks if attack.lpips_net}),
         "lpips_used": any(finite(attack.lpips) for attack in run.attacks),
         "pictures_open": SHOWN["pictures"],
@@ -202,8 +205,10 @@ def _findings(run: Run) -> list[Finding]:
             Finding(
                 client=who,
                 defenses=defended,
-                sentence=words.outcome(attacks, several) + ".",
+                sentence=words.outcome(attacks, several).rstrip(".") + ".",
                 details=" ".join(part for part in details if part),
+                # A picture without a score is still worth a look; a failure without either is told in a line.
+                scored=any(attack.scored or attack.picture for attack in attacks),
                 scale=charts.scale(lanes[:4], name=f"{who}: SSIM of each image and their mean, from 0 to 1"),
                 images=[_figure(run, attack, attacks) for attack in attacks],
             )
@@ -220,11 +225,12 @@ def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
     fits = plan is not None and plan.blocks == 1 and _alike(size, plan.size)
     values = attack.per_image.get("ssim", ())
     title = words.distinguishing(attack, among) or _when(attack)
-    labels = f", labels {attack.label_accuracy:.0%} right" if finite(attack.label_accuracy) else ""
+    if not title.startswith(attack.adversary):
+        title = title[:1].upper() + title[1:]
+    parts = [words.scores(attack, lpips=True), words.labels(run, attack), words.failure(attack) if attack.failed else ""]
     return Figure(
-        title=title[:1].upper() + title[1:],
-        caption=f"{words.scores(attack, lpips=True)}{labels}"
-        + (f". {words.failure(attack)}".rstrip(".") if attack.failed else ""),
+        title=title,
+        caption="; ".join(part for part in parts if part).rstrip("."),
         alt=f"{counted(count or None, 'private image')} of {words.victim(attack.client).lower()} above, "
         f"what {words.role(attack)} made of them below: {words.scores(attack)}",
         source=source,
@@ -289,14 +295,14 @@ def _threat(run: Run, name: str, entry: Table, sight: Sight) -> Threat:
     secure = text(server.get("secure_aggregation"))
     return Threat(
         id=name,
-        plugin=text(entry.get("name")),
         place=words.PLACES.get(place, "place unknown"),
         words=sight.words or words.vantage(entry, sight, run),
         sees=words.wordings(sight.sees, words.SIGHTS),
         knows=words.wordings(sight.knows or strings(entry.get("knows")), words.KNOWLEDGE),
         does_not_see=words.wordings(sight.does_not_see, words.SIGHTS),
         powers=words.wordings(powers, words.POWERS),
-        settings=[(key, plain(value)) for key, value in entry.items() if key not in KNOWN_SETTINGS],
+        settings=[("attack", text(entry.get("name")) or "not recorded")]
+        + [(key, plain(value)) for key, value in entry.items() if key not in KNOWN_SETTINGS],
         drawing=diagram.threat(
             place,
             targets=integers(entry.get("targets")),

@@ -215,10 +215,22 @@ def pixel_error(attack: Attack) -> str:
     return f"{decibels(attack.psnr)} is a typical pixel error of about {percent(error, 0 if error >= 0.1 else 1)} of the range."
 
 
+def labels(run: Run, attack: Attack) -> str:
+    """How far the labels came out right; a score for them means nothing where they were granted."""
+    entry = next((e for e in tables(run.experiment.get("adversaries")) if attack.adversary in (e.get("id"), e.get("name"))), {})
+    sight = next((sight for sight in run.sights if sight.adversary == attack.adversary), Sight(attack.adversary))
+    if "labels" in (*strings(entry.get("knows")), *sight.knows):
+        return "labels were given to the adversary"
+    if attack.label_accuracy is None or not math.isfinite(attack.label_accuracy):
+        return ""
+    return f"{percent(attack.label_accuracy, 0)} of the labels right"
+
+
 def distinguishing(attack: Attack, among: Sequence[Attack]) -> str:
     """What sets an attack apart from the others on the same client, in a few words."""
     parts = []
-    if len({other.adversary for other in among}) > 1:
+    # An aware twin beside an unaware adversary is told apart by what it knows; its id would say the same again.
+    if len({other.adversary for other in among if other.aware is attack.aware}) > 1:
         parts.append(attack.adversary)
     if len({other.round for other in among}) > 1:
         parts.append(f"round {attack.round}" if attack.round is not None else "unknown round")

@@ -1,0 +1,117 @@
+"""What an attack does at BatchNorm layers: the modes of Huang et al. (NeurIPS 2021), section 3, told apart.
+
+mode             the guess is normalised by          the prior R_BN pulls its statistics to
+exact            the private batch's statistics      the private batch's
+own_statistics   its own                             the private batch's
+infer            its own                             the running ones
+proxy            the running ones                    (no prior)
+
+The client itself normalised its batch by its own statistics, except under the policy `freeze`, where it used the frozen
+running ones: there `proxy` is what the client did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedsim import batchnorm
+from fedsim.adversaries.base import Observation
+from fedsim.errors import InputError
+
+Pair = tuple[Tensor, Tensor]
+"""Mean and biased variance of a layer's input, each (channels,)."""
+
+
+class AttackedNorm(nn.Module):
+    """A BatchNorm layer of the model under attack. It keeps no running statistics and notes those of its last input.
+
+    fixed: the statistics to normalise by; None for the input's own.
+    watch: whether to note the input's statistics, in `seen`.
+    """
+
+    def __init__(self, layer: batchnorm.Layer, fixed: Pair | None, watch: bool) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
+        self.fixed, self.watch = fixed, watch
+        self.seen: Pair | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised input."""
+        if self.watch:
+            variance, mean = torch.var_mean(x, dim=[d for d in range(x.dim()) if d != 1], unbiased=False)
+            self.seen = (mean, variance)
+        mean, variance = self.fixed if self.fixed is not None else (None, None)
+        return nn.functional.batch_norm(
+            x, mean, variance, self.weight, self.bias, training=self.fixed is None, eps=self.eps
+        )
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The replaced layers, and the statistics that each one's input should have; no prior where `wanted` is empty."""
+
+    layers: tuple[AttackedNorm, ...]
+    wanted: tuple[Pair, ...]
+
+    def pairs(self) -> list[tuple[Pair, Pair]]:
+        """(statistics of the guess, wanted statistics), layer by layer, after a forward pass."""
+        out = []
+        for layer, wanted in zip(self.layers, self.wanted, strict=False):
+            assert layer.seen is not None
+            out.append((layer.seen, wanted))
+        return out
+
+
+def install(model: nn.Module, mode: str, seen: Observation, device: torch.device) -> Norms:
+    """Replace the model's BatchNorm layers as the mode says.
+
+    Raises InputError where the mode and the model do not fit, or the observation lacks the mode's statistics.
+    """
+    found = batchnorm.layers(model)
+    if not found:
+        if mode != "none":
+            raise InputError(
+                f'batchnorm = "{mode}", but the model under attack has no BatchNorm; use batchnorm = "none"'
+            )
+        return Norms((), ())
+    if mode == "none":
+        raise InputError(
+            f'the model under attack has {len(found)} BatchNorm layers, but batchnorm = "none"; '
+            "choose exact, own_statistics, infer or proxy"
+        )
+    private = mode in ("exact", "own_statistics")
+    source = _private(seen) if private else _running(seen)
+    made, wanted = [], []
+    for name, layer in found.items():
+        if name not in source:
+            raise InputError(f"the observation has no statistics of layer '{name}', which batchnorm = \"{mode}\" needs")
+        mean, variance = (value.to(device) for value in source[name])
+        fixed = (mean, variance) if mode in ("exact", "proxy") else None
+        replaced = AttackedNorm(layer, fixed, watch=mode != "proxy")
+        model.set_submodule(name, replaced)
+        made.append(replaced)
+        wanted.append((mean, variance))
+    return Norms(tuple(made), tuple(wanted) if mode != "proxy" else ())
+
+
+def _private(seen: Observation) -> dict[str, Pair]:
+    """The private batch's statistics: granted, or sent by the client itself (policy share_batch)."""
+    mean, variance = seen.part("known/mean"), seen.part("known/var")
+    if not mean:
+        sent = seen.part("sent_buffers")
+        mean = {name.removesuffix(".mean"): value for name, value in sent.items() if name.endswith(".mean")}
+        variance = {name.removesuffix(".var"): value for name, value in sent.items() if name.endswith(".var")}
+    return {name: (value, variance[name]) for name, value in mean.items()}
+
+
+def _running(seen: Observation) -> dict[str, Pair]:
+    """The running statistics: granted, or broadcast by the server."""
+    mean, variance = seen.part("known/running_mean"), seen.part("known/running_var")
+    if not mean:
+        sent = seen.part("buffers")
+        mean = {n.removesuffix(".running_mean"): v for n, v in sent.items() if n.endswith(".running_mean")}
+        variance = {n.removesuffix(".running_var"): v for n, v in sent.items() if n.endswith(".running_var")}
+    return {name: (value, variance[name]) for name, value in mean.items()}
