@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedsim.errors import InputError
 from fedsim.experiment import KNOWLEDGE, POWERS, SIGHTS, AdversaryEntry, Experiment
+from fedsim.schema import Problems
 
 SHOWS: dict[tuple[str, bool], frozenset[str]] = {
     # (vantage, TLS): what it shows
@@ -61,7 +61,7 @@ def view(entry: AdversaryEntry, experiment: Experiment) -> View:
     """
     sees = set(SHOWS[entry.vantage, experiment.server.tls])
     policy = experiment.clients.batchnorm
-    if getattr(experiment.model.settings, "batchnorm", None) is not False:
+    if has_batchnorm(experiment) is not False:
         if "global_model" in sees and policy in ("share_batch", "share_running", "freeze"):
             sees.add("running_statistics")
         if "update" in sees and policy == "share_batch":
@@ -69,37 +69,46 @@ def view(entry: AdversaryEntry, experiment: Experiment) -> View:
     return View(entry.id, frozenset(sees), frozenset(entry.knows))
 
 
-def check(experiment: Experiment, source: str = "experiment") -> None:
-    """Refuse, before round 0 and by name, every adversary that needs more than its threat model grants.
-
-    Raises InputError with one line for each adversary and item.
+def check(experiment: Experiment, problems: Problems) -> None:
+    """A rule for the reader of experiment files: refuse, before round 0 and by name, every adversary that needs more than
+    its threat model grants, asks for a power, or does not fit the model.
     """
-    problems = []
     for position, entry in enumerate(experiment.adversaries):
-        place = f"{source}: adversaries[{position}]: '{entry.id}'"
-        plugin = entry.plugin.settings
-        for attribute in ("needs", "powers", "capture", "attack"):
-            if not hasattr(plugin, attribute):
-                problems.append(f"{place}: plugin '{entry.plugin.name}' has no '{attribute}', so it is no adversary")
-        if problems:
-            continue
-        for item in sorted(plugin.needs - view(entry, experiment).has):
-            problems.append(f"{place}: plugin '{entry.plugin.name}' {_missing(item, entry, experiment)}")
-        for power in sorted(plugin.powers):
-            if power not in POWERS:
-                problems.append(f"{place}: plugin '{entry.plugin.name}' asks for '{power}', which is not a known power")
-            elif power not in entry.powers:
-                problems.append(
-                    f"{place}: plugin '{entry.plugin.name}' needs the power '{power}', which is not granted; "
-                    f"add it to powers"
-                )
-        for power in entry.powers:
-            problems.append(
-                f"{place}: the power '{power}' cannot be granted: "
-                f"adversaries of this version are passive; leave powers out"
-            )
-    if problems:
-        raise InputError(*problems)
+        for text in refusals(entry, experiment):
+            problems.add(("adversaries", position), f"'{entry.id}': {text}")
+
+
+def refusals(entry: AdversaryEntry, experiment: Experiment) -> list[str]:
+    """Why this adversary cannot work under its threat model; nothing if it can."""
+    plugin, name = entry.plugin.settings, f"plugin '{entry.plugin.name}'"
+    lacking = [one for one in ("needs", "powers", "capture", "attack") if not hasattr(plugin, one)]
+    if lacking:
+        return [f"{name} has no '{lacking[0]}', so it is no adversary"]
+    out = [
+        f"the power '{power}' cannot be granted: adversaries of this version are passive; leave powers out"
+        for power in entry.powers
+    ]
+    for power in sorted(plugin.powers):
+        if power not in POWERS:
+            out.append(f"{name} asks for '{power}', which is not a known power")
+        elif power not in entry.powers:
+            out.append(f"{name} needs the power '{power}', which is not granted; add it to powers")
+    # A plugin may know more than its needs say about which models it works on.
+    objection = plugin.objection(has_batchnorm(experiment)) if hasattr(plugin, "objection") else None
+    if objection:
+        return [*out, f"{name} does not fit model '{experiment.model.name}': {objection}"]
+    return [
+        *out,
+        *(f"{name} {_missing(item, entry, experiment)}" for item in sorted(plugin.needs - view(entry, experiment).has)),
+    ]
+
+
+def has_batchnorm(experiment: Experiment) -> bool | None:
+    """Whether the model that is trained has BatchNorm layers; None if only the built model can tell."""
+    if experiment.clients.batchnorm == "group_norm":
+        return False
+    found: bool | None = getattr(experiment.model.settings, "batchnorm", None)
+    return found
 
 
 def _missing(item: str, entry: AdversaryEntry, experiment: Experiment) -> str:
@@ -117,9 +126,6 @@ def _missing(item: str, entry: AdversaryEntry, experiment: Experiment) -> str:
         )
         seen_from = ", ".join(places) or "nowhere"
         return f"{words} the vantage '{entry.vantage}'{tls} does not show; it is seen from: {seen_from}"
-    if item in ("batch_statistics", "running_statistics") and experiment.model.settings.batchnorm is False:
-        model = experiment.model.name
-        return f"{words} model '{model}' does not have: it has no BatchNorm; choose another mode of the attack"
     return f'{words} it is not granted; add "{item}" to knows'
 
 
@@ -129,7 +135,7 @@ def describe(experiment: Experiment) -> list[dict[str, object]]:
     for entry in experiment.adversaries:
         seen = view(entry, experiment)
         relevant = set(WORDS)
-        if getattr(experiment.model.settings, "batchnorm", None) is False:
+        if has_batchnorm(experiment) is False:
             relevant -= {"batch_statistics", "running_statistics"}
         order = list(WORDS)
         sees = sorted(seen.sees, key=order.index)

@@ -26,6 +26,17 @@ class InputError(FedsimError):
         self.problems = problems
 
 
+class SettingError(InputError):
+    """One setting of a component does not do, for a reason that its annotation cannot tell (a file that is not there).
+
+    A component's `check` raises it, and the reader of experiment files adds the line on which `key` stands.
+    """
+
+    def __init__(self, owner: str, key: str, problem: str) -> None:
+        super().__init__(f"{owner}: {key}: {problem}")
+        self.key, self.problem = key, problem
+
+
 class DataUnavailable(FedsimError):
     """A data set is neither on disk nor to be had from where it is published."""
 
@@ -37,7 +48,8 @@ class ProtocolError(FedsimError):
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` when a known word is close, otherwise `; known: a, b, c`."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    folded = {one.lower(): one for one in reversed(known)}
+    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean '{close[0]}'?"
+        return f"; did you mean '{folded[close[0]]}'?"
     return f"; known: {', '.join(known)}" if known else ""

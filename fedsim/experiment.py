@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from fedsim.settings import Count, Index, NonNegative, OpenFraction, Positive
+from fedsim.settings import Count, Device, Index, Name, NonNegative, OpenFraction, Positive
 
 Vantage = Literal["link", "server", "client"]
 """Where an adversary stands."""
@@ -116,7 +116,7 @@ class Server:
 class AdversaryEntry:
     """`[[adversaries]]`: one adversary in its place: the threat model, and the plugin that makes use of it."""
 
-    id: str
+    id: Name
     plugin: Component
     vantage: Vantage
     targets: tuple[Index, ...]
@@ -141,7 +141,7 @@ class Runtime:
     """`[runtime]`."""
 
     grid: Literal["inline"] = "inline"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    device: Device = "auto"
     threads: Count | None = None
     """CPU threads of torch; its own choice if absent."""
 
@@ -150,7 +150,7 @@ class Runtime:
 class Experiment:
     """A whole experiment, validated."""
 
-    name: str
+    name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     rounds: Count
     data: Data

@@ -37,6 +37,8 @@ def _sampling(experiment: Experiment, problems: Problems) -> None:
 def _groups(experiment: Experiment, problems: Problems) -> None:
     seen: dict[int, int] = {}
     for position, group in enumerate(experiment.clients.groups):
+        if not group.members:
+            problems.add(("clients", "groups", position, "members"), "must have at least one item")
         for place, member in enumerate(group.members):
             path = ("clients", "groups", position, "members", place)
             if member >= experiment.clients.count:
@@ -80,8 +82,10 @@ def _adversaries(experiment: Experiment, problems: Problems) -> None:
     for name, times in Counter(entry.id for entry in experiment.adversaries).items():
         if times > 1:
             second = [i for i, entry in enumerate(experiment.adversaries) if entry.id == name][1]
+            # An id that nobody gave stands nowhere.
+            given = name != experiment.adversaries[second].plugin.name
             problems.add(
-                ("adversaries", second),
+                ("adversaries", second, "id") if given else ("adversaries", second),
                 f"{times} adversaries are called '{name}'; give each an id of its own, as in id = \"{name}-2\"",
             )
     for position, entry in enumerate(experiment.adversaries):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path as FilePath
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import tomli_w
 
 from fedsim import plugins
-from fedsim.errors import InputError, suggestion
+from fedsim.errors import InputError, SettingError, suggestion
 from fedsim.experiment import (
     AdversaryEntry,
     Clients,
@@ -28,10 +29,11 @@ from fedsim.experiment import (
     Server,
 )
 from fedsim.experiment_checks import check
-from fedsim.schema import Problems, fill
+from fedsim.schema import Problems, dotted, fill
 from fedsim.toml_lines import Path, locate
 
-SECTIONS = ("data", "model", "clients", "server", "adversaries", "scores", "runtime")
+Rule = Callable[[Experiment, Problems], None]
+"""Notes in the problems whatever an experiment does not fulfil."""
 
 
 def shipped() -> list[str]:
@@ -40,35 +42,35 @@ def shipped() -> list[str]:
     return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def read(file_or_name: str, settings: Sequence[str] = ()) -> Experiment:
+def read(file_or_name: str, settings: Sequence[str] = (), rules: Sequence[Rule] = ()) -> Experiment:
     """The experiment in a file, or the one of that name that ships with the package.
 
     settings: `key=value` overrides; a key is dotted (`clients.count`, `adversaries.0.rounds`), a value is TOML, or text
     where it is not valid TOML.
+    rules: what must hold besides, known to the caller alone (such as the threat model's grants).
     Raises InputError, with one line for each problem found.
     """
     text, source, stem = _text(file_or_name)
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(_syntax(source, text, error)) from None
+    table = _parsed(text, source)
     overrides = {}
     for setting in settings:
         path, value = parse_setting(setting)
         _override(table, path, value, setting)
         overrides[path] = setting
-    return validate(table, Problems(source, locate(text), overrides), stem)
+    return validate(table, Problems(source, locate(text), overrides), stem, rules)
 
 
-def from_table(table: Mapping[str, Any], source: str = "experiment") -> Experiment:
+def from_table(table: Mapping[str, Any], source: str = "experiment", rules: Sequence[Rule] = ()) -> Experiment:
     """The same for data that are already parsed: for programs and tests."""
-    return validate(dict(table), Problems(source, {}, {}), source)
+    return validate(dict(table), Problems(source, {}, {}), source, rules)
 
 
-def validate(table: dict[str, Any], problems: Problems, name: str) -> Experiment:
+def validate(table: dict[str, Any], problems: Problems, name: str, rules: Sequence[Rule]) -> Experiment:
     """Check a parsed file whole: sections, components and what must hold between them."""
-    for section in ("data", "model", "clients", "server", "scores", "runtime"):
-        if section != "model" and not isinstance(table.get(section, {}), dict):
+    if isinstance(table.get("data"), str):
+        table["data"] = {"name": table["data"]}
+    for section in ("data", "clients", "server", "scores", "runtime"):
+        if not isinstance(table.get(section, {}), dict):
             problems.add((section,), f"must be a table, as in [{section}]")
             table[section] = {}
     clients = _clients(table.get("clients", {}), problems)
@@ -86,8 +88,11 @@ def validate(table: dict[str, Any], problems: Problems, name: str) -> Experiment
     experiment = fill(Experiment, table, (), problems, ready=ready)
     if not problems.found:  # conflicts can only be told between sections that are whole
         check(experiment, problems)
+    if not problems.found:
+        for rule in rules:
+            rule(experiment, problems)
     if problems.found:
-        raise InputError(*problems.found)
+        raise InputError(*problems.folded())
     assert isinstance(experiment, Experiment)
     return experiment
 
@@ -107,12 +112,18 @@ def as_toml(experiment: Experiment) -> str:
     return tomli_w.dumps(as_table(experiment))
 
 
-def component(kind: str, name: str, settings: Mapping[str, Any]) -> Component:
-    """One component from its name and settings, outside of any file. Raises InputError."""
-    problems = Problems(name, {}, {(key,): f"{key}={value}" for key, value in settings.items()})
+def component(kind: str, name: str, texts: Sequence[str]) -> Component:
+    """One component from its name and `key=value` settings, outside of any file. Raises InputError."""
+    settings: dict[str, Any] = {}
+    typed: dict[Path, str] = {}
+    for text in texts:
+        path, value = parse_setting(text)
+        _override(settings, path, value, text)
+        typed[path] = text
+    problems = Problems(name, {}, typed)
     made = _component(kind, {"name": name, **settings}, (), problems)
     if made is None or problems.found:
-        raise InputError(*problems.found)
+        raise InputError(*problems.folded())
     return made
 
 
@@ -122,26 +133,29 @@ def parse_setting(setting: str) -> tuple[Path, Any]:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise InputError(f"--set {setting}: not of the form key=value; for example --set clients.count=20")
+    if "\n" in setting or "\r" in setting:
+        raise InputError(f"--set {setting!r}: has more than one line; give one --set for each key")
     try:
         value = tomllib.loads(f"x = {text.strip()}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
-    return tuple(int(part) if part.isdigit() else part for part in parts), value
+    return tuple(int(part) if part.isascii() and part.isdecimal() else part for part in parts), value
 
 
 def _text(file_or_name: str) -> tuple[str, str, str]:
     path = FilePath(file_or_name)
-    if not path.exists() and path.suffix != ".toml" and "/" not in file_or_name:
+    if not _exists(path) and path.suffix != ".toml" and "/" not in file_or_name:
         names = shipped()
         if file_or_name in names:
             entry = resources.files("fedsim.experiments") / f"{file_or_name}.toml"
             return entry.read_text(encoding="utf-8"), f"{file_or_name}.toml", file_or_name
         raise InputError(
-            f"{file_or_name}: no such file, and no experiment of that name ships with fedsim"
+            f"{_short(file_or_name)}: no such file, and no experiment of that name ships with fedsim"
             f"{suggestion(file_or_name, names)}"
         )
     try:
-        return path.read_text(encoding="utf-8"), str(path), path.stem
+        # utf-8-sig: some editors put an invisible mark in front.
+        return path.read_text(encoding="utf-8-sig"), str(path), path.stem
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, near, n=1)
@@ -152,36 +166,84 @@ def _text(file_or_name: str) -> tuple[str, str, str]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; check its permissions") from None
+        raise InputError(f"{_short(str(path), 200)}: cannot be read: {error.strerror}; check the path") from None
+    except ValueError:  # a NUL byte
+        raise InputError(f"{file_or_name!r}: not a path") from None
 
 
-def _syntax(source: str, text: str, error: tomllib.TOMLDecodeError) -> str:
-    message, _, place = str(error).rpartition(" (at ")
-    words = place.rstrip(")").replace("line ", "").split(",")[0]
-    line = words if words.isdigit() else str(text.count("\n") + 1)
-    shown = text.splitlines()[int(line) - 1].strip() if int(line) <= len(text.splitlines()) else ""
-    return f"{source}:{line}: not valid TOML: {(message or str(error)).lower()}" + (f": {shown}" if shown else "")
+def _exists(path: FilePath) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL byte
+        return False
+
+
+def _parsed(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(_syntax(source, text, str(error))) from None
+    except RecursionError:
+        raise InputError(f"{source}: lists or tables are nested too deeply to be an experiment") from None
+    except ValueError as error:  # such as a number of thousands of digits
+        raise InputError(f"{source}: not valid TOML: {error}") from None
+
+
+def _syntax(source: str, text: str, error: str) -> str:
+    message, _, place = error.rpartition(" (at ")
+    lines = text.splitlines() or [""]
+    number = re.match(r"line (\d+)", place)
+    # The end of the document is after the last line, which is where the reader should look.
+    line = min(int(number.group(1)), len(lines)) if number else len(lines)
+    if "overwrite a value" in message:
+        line = _start_of_pair(lines, line)
+    what = (message or error).lower()
+    if not number:
+        what += "; a bracket or a quote is not closed"
+    return f"{source}:{line}: not valid TOML: {_short(what)}: {_short(lines[line - 1].strip())}"
+
+
+def _start_of_pair(lines: Sequence[str], line: int) -> int:
+    """A key that is given twice is noticed at the end of its value; the key stands where the value begins."""
+    begins = re.compile(r"\s*([A-Za-z0-9_\"'.\-]+\s*=|\[\[?\s*[A-Za-z_\"'])")
+    while line > 1 and not begins.match(lines[line - 1]):
+        line -= 1
+    return line
+
+
+def _short(text: str, most: int = 80) -> str:
+    """For a message: printable, and no longer than a line."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
+    return shown if len(text) <= most else shown[: most - 3] + "..."
 
 
 def _override(table: dict[str, Any], path: Path, value: Any, setting: str) -> None:
     here: Any = table
-    for part, follower in itertools.pairwise(path):
-        if isinstance(here, list):
-            here = here[part] if isinstance(part, int) and part < len(here) else None
-        elif isinstance(here, dict):
-            # `model = "mlp"` is short for a table with a name.
-            if isinstance(here.get(str(part)), str) and isinstance(follower, str):
-                here[str(part)] = {"name": here[str(part)]}
-            here = here.setdefault(str(part), {})
+    for place, (part, follower) in enumerate(itertools.pairwise(path)):
+        found = _entry(here, part, setting)
+        # `model = "mlp"` is short for a table with a name, and a partition's name is its `kind`.
+        if isinstance(found, str) and isinstance(follower, str):
+            found = {"kind" if path[: place + 1] == ("data", "partition") else "name": found}
+            here[part if isinstance(here, list) else str(part)] = found
+        here = found
         if not isinstance(here, dict | list):
-            raise InputError(f"--set {setting}: '{part}' is not a table or an entry that the file has")
+            raise InputError(f"--set {setting}: '{dotted(path[: place + 1])}' is not a table or a list in this file")
     last = path[-1]
     if isinstance(here, list):
-        if not isinstance(last, int) or last >= len(here):
-            raise InputError(f"--set {setting}: the list has {len(here)} entries, counted from 0")
-        here[last] = value
+        _entry(here, last, setting)
+        here[last] = value  # type: ignore[index]
     else:
         here[str(last)] = value
+
+
+def _entry(here: Any, part: str | int, setting: str) -> Any:
+    """What stands at one step of an override's path. A table that is not there is made, an entry of a list is not."""
+    if isinstance(here, dict):
+        return here.setdefault(str(part), {})
+    if not isinstance(part, int) or part >= len(here):
+        counted = f"has {len(here)} entries, counted from 0" if here else "is empty"
+        raise InputError(f"--set {setting}: there is no entry '{part}'; the list {counted}")
+    return here[part]
 
 
 def _component(
@@ -208,23 +270,44 @@ def _component(
         problems.add((*path, key), str(error))
         return None
     table = {k: v for k, v in raw.items() if k != key and k not in ready}
-    if colon and is_dataclass(cls) and fields(cls):
-        table = {fields(cls)[0].name: first, **table}
+    if colon:
+        short = _text_setting(cls)
+        if short is None:
+            problems.add((*path, key), f"'{name}' has no setting that could be given as '{name}:{first}'")
+            return None
+        if short in table:
+            problems.add((*path, short), f"is given twice: '{first}' in the {key}, and here; leave one out")
+            return None
+        table = {short: first, **table}
     settings = fill(cls, table, path, problems, also_known=(key, *ready))
     if settings is None:
         return None
     if hasattr(settings, "check"):  # such as whether a file is there
+        before = len(problems.found)
         try:
             settings.check()
+        except SettingError as error:
+            problems.add((*path, error.key), error.problem)
         except InputError as error:
             for problem in error.problems:
                 problems.add(path, problem)
+        except Exception as error:
+            problems.add(
+                path, f"{plugins.singular(kind)} '{name}' cannot check its settings: {type(error).__name__}: {error}"
+            )
+        if len(problems.found) > before:
+            return None
     return Component(name, settings)
 
 
+def _text_setting(cls: type) -> str | None:
+    """The setting that `name:value` stands for: a component's first one, if it is a text without a default."""
+    first = next(iter(fields(cls)), None) if is_dataclass(cls) else None
+    return first.name if first is not None and first.default is MISSING and first.type in ("str", str) else None
+
+
 def _data(raw: Any, problems: Problems) -> Data | None:
-    if raw is None or isinstance(raw, str):
-        raw = {} if raw is None else {"name": raw}
+    raw = raw or {}
     partition = _component(
         "partitions", raw.get("partition", {"kind": "iid"}), ("data", "partition"), problems, key="kind"
     )

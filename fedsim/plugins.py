@@ -43,7 +43,7 @@ def load(kind: str, name: str) -> Any:
         raise InputError(f"no {singular(kind)} is called '{name}'{suggestion(name, found)}")
     try:
         return found[name].load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin must not end the command that looks it up
         raise InputError(
             f"{singular(kind)} '{name}' (from {origin(kind, name)}) cannot be imported: {type(error).__name__}: {error}"
         ) from error

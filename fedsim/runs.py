@@ -115,15 +115,26 @@ class RunFolder:
         return cls(path)
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
+
+
 def check_new(path: Path) -> None:
     """InputError if a run may not be put here. An empty folder is fine; nothing is ever overwritten."""
-    if path.exists() and not path.is_dir():
+    if any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise InputError(f"--out {str(path)[:60]}...: the name is too long; choose a shorter one")
+    if _exists(path) and not path.is_dir():
         raise InputError(f"--out {path}: is a file; choose a folder that does not exist yet")
     if path.is_dir() and any(path.iterdir()):
         raise InputError(f"--out {path}: exists and is not empty; choose another folder, or remove this one first")
     parent = path
-    while not parent.exists():
+    while not _exists(parent) and not parent.is_symlink():
         parent = parent.parent
+    if not parent.is_dir():
+        raise InputError(f"--out {path}: {parent} is not a folder; choose another place")
     if not os.access(parent, os.W_OK):
         raise InputError(f"--out {path}: {parent} cannot be written to; choose another place")
 
@@ -153,23 +164,27 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def append_line(path: Path, data: Mapping[str, Any]) -> None:
-    """Append one JSON line and see it to the disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(finite(data), allow_nan=False) + "\n")
+    """Append one JSON line and see it to the disk. A last line that a crash cut off is ended first."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(finite(data), allow_nan=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file; [] if it is not there. A last line that a crash cut off is left out."""
+    """The lines of a .jsonl file; [] if it is not there. A line that a crash cut off is left out."""
     if not path.exists():
         return []
     out = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
             out.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+        except ValueError:  # not whole, not UTF-8, or empty
+            continue
     return out
 
 

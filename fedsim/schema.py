@@ -15,7 +15,18 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fedsim.errors import suggestion
+from fedsim.settings import DEVICE_PATTERN, NAME_PATTERN
 from fedsim.toml_lines import Path
+
+PATTERNS = {
+    NAME_PATTERN: "must be something that a file can be called: no slash, no line end, no dot in front",
+    DEVICE_PATTERN: "must be auto, cpu, cuda, mps, or one GPU of several, as in cuda:0",
+}
+"""Words for the patterns of settings, which few people read."""
+
+
+FOLD = 5
+"""Problems of one kind that are shown; the others are counted."""
 
 
 class Problems:
@@ -29,12 +40,27 @@ class Problems:
         """Note a problem of the key at `path`. A key that is missing gets the line of what should hold it."""
         self.found.append(f"{self._place(path)}: {dotted(path)}: {problem}" if path else f"{self._source}: {problem}")
 
+    def folded(self) -> list[str]:
+        """What was found, with only the first few of many problems that differ in nothing but positions in a list."""
+        kinds: dict[str, list[str]] = {}
+        for problem in self.found:
+            kinds.setdefault(re.sub(r"\d+", "#", problem), []).append(problem)
+        out = []
+        for alike in kinds.values():
+            out += alike if len(alike) <= FOLD else alike[:FOLD]
+            if len(alike) > FOLD:
+                out.append(f"{self._source}: and {len(alike) - FOLD} more like the last one")
+        return out
+
     def _place(self, path: Path) -> str:
-        for end in range(len(path), 0, -1):
-            if path[:end] in self._overrides:
-                return f"--set {self._overrides[path[:end]]}"
-        for override, setting in self._overrides.items():
-            if path == override[: len(path)] and path not in self._lines:
+        # A table's key may look like a number, which the command line takes for a position.
+        words = tuple(map(str, path))
+        overrides = {tuple(map(str, override)): setting for override, setting in self._overrides.items()}
+        for end in range(len(words), 0, -1):
+            if words[:end] in overrides:
+                return f"--set {overrides[words[:end]]}"
+        for override, setting in overrides.items():
+            if words == override[: len(words)] and path not in self._lines:
                 return f"--set {setting}"
         for end in range(len(path), 0, -1):
             if path[:end] in self._lines:
@@ -86,7 +112,10 @@ def fill(
         try:
             adapter = _adapter(cls, key)
             # JSON in strict mode takes a list for a tuple and a whole number for a float, but no text for a number.
-            values[key] = adapter.validate_json(json.dumps(value, default=str), strict=True)
+            values[key] = adapter.validate_json(json.dumps(value, default=_no_json), strict=True)
+            _refuse_lookalikes(adapter, value, values[key])
+        except _Lookalike as error:
+            problems.add((*path, key), str(error))
         except ValidationError as error:
             for item in error.errors(include_url=False):
                 inner = tuple(part for part in item["loc"] if isinstance(part, int) or part in known)
@@ -102,6 +131,22 @@ def fill(
     except (ValueError, TypeError) as error:  # a component's own __post_init__
         problems.add(path, str(error))
         return None
+
+
+class _Lookalike(ValueError):
+    pass
+
+
+def _no_json(value: Any) -> Any:
+    # TOML has dates and times. No setting is one, and an object is what no setting accepts.
+    return {"date or time": str(value)}
+
+
+def _refuse_lookalikes(adapter: TypeAdapter[Any], given: Any, taken: Any) -> None:
+    """A choice of numbers is compared by value, and in Python True == 1 == 1.0; a file that says true means no number."""
+    if isinstance(given, bool | float) and isinstance(taken, int) and type(given) is not type(taken):
+        choices = adapter.json_schema().get("enum", [])
+        raise _Lookalike(f"must be one of {' or '.join(map(str, choices))}, not {_shown(given)}")
 
 
 def _words(item: Any) -> str:
@@ -121,7 +166,8 @@ def _words(item: Any) -> str:
         "list_type": "must be a list",
         "frozen_set_type": "must be a list",
         "literal_error": f"must be one of {limits.get('expected')}",
-        "string_pattern_mismatch": f"must match {limits.get('pattern')}",
+        "string_pattern_mismatch": PATTERNS.get(str(limits.get("pattern")), f"must match {limits.get('pattern')}"),
+        "string_too_long": f"must have at most {limits.get('max_length')} characters",
         "too_short": f"must have at least {limits.get('min_length')} item(s)",
         "missing": "is missing",
     }.get(kind, item["msg"][:1].lower() + item["msg"][1:])
@@ -135,6 +181,9 @@ def _words(item: Any) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, str):
+        value = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value[:61])
         return f"'{value}'" if len(value) <= 60 else f"'{value[:57]}...'"
+    if isinstance(value, dict) and list(value) == ["date or time"]:
+        return f"the date or time {value['date or time']}"
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."

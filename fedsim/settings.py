@@ -11,6 +11,15 @@ from typing import Annotated
 
 from pydantic import Field
 
+NAME_PATTERN = r"^[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*$"
+DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|mps)$"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
+"""A name that files can have: no slashes, no line ends, no dot in front, at most 80 characters."""
+
+Device = Annotated[str, Field(pattern=DEVICE_PATTERN)]
+"""`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
+
 Count = Annotated[int, Field(ge=1)]
 """A whole number from 1 on."""
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import fedsim.grids.flower_internals as flower
 from fedsim import batchnorm, protocol, scoring
+from fedsim.adversaries import threat
 from fedsim.adversaries.base import Observation
 from fedsim.adversaries.storage import JobStore
 from fedsim.adversaries.wiretap import Wiretap
@@ -138,16 +139,18 @@ def _known(key: str) -> str:
 
 
 def _check_built(experiment: Experiment, place: Workplace) -> None:
-    """What holds between file and model can be told only now for models that come from elsewhere (torchvision:NAME)."""
-    if batchnorm.layers(place.model):
+    """Whether a model from elsewhere (torchvision:NAME) has BatchNorm can be told only now that it is built."""
+    if threat.has_batchnorm(experiment) is not None:
         return
+    has = bool(batchnorm.layers(place.model))
     for position, entry in enumerate(experiment.adversaries):
-        asked = {"batch_statistics", "running_statistics"} & (set(entry.knows) | entry.plugin.settings.needs)
-        for item in sorted(asked):
-            raise InputError(
-                f"adversaries[{position}]: '{entry.id}' works with '{item}', but model '{experiment.model.name}' under "
-                f'batchnorm = "{experiment.clients.batchnorm}" has no BatchNorm; choose another mode of the attack'
-            )
+        plugin, path = entry.plugin.settings, f"adversaries[{position}]: '{entry.id}'"
+        objection = plugin.objection(has) if hasattr(plugin, "objection") else None
+        if objection:
+            raise InputError(f"{path}: does not fit model '{experiment.model.name}': {objection}")
+        asked = {"batch_statistics", "running_statistics"} & (set(entry.knows) | plugin.needs)
+        if asked and not has:
+            raise InputError(f"{path}: asks for '{min(asked)}', but model '{experiment.model.name}' has no BatchNorm")
 
 
 def _note_unseen(entry: AdversaryEntry, attacks: list[Attack], warn: Any) -> None:

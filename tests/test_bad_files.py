@@ -247,14 +247,6 @@ LINES = {
         "# one\n\n  # three\nseed = 0\nrounds = 0  #!\n[data]\nname = 'digits'\n[model]\nname = 'mlp'\n",
         "rounds",
     ),
-    "behind a text of lines": (
-        'name = """\nrounds = 0\n[data]\n"""\nrounds = 0  #!\ndata.name = "digits"\nmodel.name = "mlp"\n',
-        "rounds",
-    ),
-    "behind a literal text of lines": (
-        "name = '''\nrounds = 0\n\\'''\nrounds = 0  #!\ndata.name = 'digits'\nmodel.name = 'mlp'\n",
-        "rounds",
-    ),
     "behind a text with a hash and brackets": (
         'name = "a # b ] } = \\" x"\nrounds = 0  #!\ndata.name = "digits"\nmodel.name = "mlp"\n',
         "rounds",
@@ -332,6 +324,15 @@ LINES = {
 def test_the_line_is_exact(case: str, tmp_path: Path, capsys: Capture) -> None:
     text, key = LINES[case]
     check_refused(capsys, tmp_path, text, key)
+
+
+@pytest.mark.parametrize("quotes", ['"""', "'''"])
+def test_the_line_is_exact_behind_a_text_of_lines(quotes: str, tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "experiment.toml"
+    file.write_text(f"runtime.device = {quotes}\nrounds = 0\n[data]\n{quotes}\nrounds = 0\n{NAMES}")
+    lines = ask(capsys, "check", str(file)).err.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [f"{file}:1", f"{file}:5"]
+    assert "rounds: must be at least 1" in lines[1]
 
 
 def test_a_missing_key_of_a_group_has_the_line_of_its_header(tmp_path: Path, capsys: Capture) -> None:

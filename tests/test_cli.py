@@ -129,8 +129,10 @@ def test_check_says_who_sees_what(valid: str, capsys: Capture) -> None:
 def test_check_says_more_of_a_model_with_batchnorm(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "experiment.toml"
     file.write_text(document(tail=adversary()).replace('"mlp"', '"resnet18"'))
-    local = ask(capsys, "check", str(file), "--set", "clients.batchnorm=local").out
-    shared = ask(capsys, "check", str(file), "--set", "clients.batchnorm=share_batch").out
+    # A mode that either policy grants what it needs.
+    mode = ("--set", "adversaries.0.batchnorm=infer", "--set", 'adversaries.0.knows=["labels", "running_statistics"]')
+    local = ask(capsys, "check", str(file), "--set", "clients.batchnorm=local", *mode).out
+    shared = ask(capsys, "check", str(file), "--set", "clients.batchnorm=share_batch", *mode).out
     words = "the BatchNorm statistics of the private batch"
     assert any(words in line and "does not see" in line for line in local.splitlines())
     assert any(words in line and line.startswith("  sees") for line in shared.splitlines())

@@ -64,6 +64,18 @@ class Geiping:
             needs.add("defenses")
         return frozenset(needs)
 
+    def objection(self, has_batchnorm: bool | None) -> str | None:
+        """Why these settings do not fit a model with or without BatchNorm (None: not known yet)."""
+        if has_batchnorm is False and self.batchnorm != "none":
+            statistics = next(item for item in self.needs if item.endswith("_statistics"))
+            return (
+                f'batchnorm = "{self.batchnorm}" works with {statistics}, but the model has no BatchNorm; '
+                'use batchnorm = "none"'
+            )
+        if has_batchnorm and self.batchnorm == "none":
+            return 'batchnorm = "none", but the model has BatchNorm; choose exact, own_statistics, infer or proxy'
+        return None
+
     def capture(self, seen: Observation) -> Iterable[Job]:
         """A job for each observation."""
         from fedsim.adversaries.base import Job

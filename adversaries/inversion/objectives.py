@@ -18,18 +18,23 @@ def cosine(target: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> O
     """1 - <g, t> / (|g| |t|) over all parameters together (Geiping et al. 2020, equation 4); in [0, 2].
 
     masks: 1 where an entry counts and 0 where it does not, one a tensor. Both gradients are taken as zero elsewhere.
+    The derivative is written into the same tensors at every call.
     """
     kept = list(target) if masks is None else [t * m for t, m in zip(target, masks, strict=True)]
-    length = _norm(kept)
+    # As large as the model, so they are made once: fresh pages for them at every step cost more than the arithmetic.
+    room = [torch.empty_like(t) for t in kept]
+    length = _inner(kept, kept, room).sqrt()
 
     def objective(gradient: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        # Where entries do not count, `kept` is zero, so only |g| needs the masks.
         g = gradient if masks is None else [a * m for a, m in zip(gradient, masks, strict=True)]
-        norm = _norm(g)
-        dot = torch.stack([torch.dot(a.flatten(), t.flatten()) for a, t in zip(g, kept, strict=True)]).sum()
-        similarity = dot / (norm * length)
+        square = _inner(g, g, room)
+        similarity = _inner(g, kept, room) / (square.sqrt() * length)
         # d/dg of -<g, t> / (|g| |t|)
-        along_g, along_t = similarity / norm.square(), -1 / (norm * length)
-        return 1 - similarity, [a * along_g + t * along_t for a, t in zip(g, kept, strict=True)]
+        along_g, along_t = similarity / square, -1 / (square.sqrt() * length)
+        for a, t, out in zip(g, kept, room, strict=True):
+            torch.mul(a, along_g, out=out).addcmul_(t, along_t)
+        return 1 - similarity, room
 
     return objective
 
@@ -42,6 +47,16 @@ def squared_l2(target: Sequence[Tensor]) -> Objective:
         return _norm(difference).square(), [2 * d for d in difference]
 
     return objective
+
+
+def _inner(one: Sequence[Tensor], other: Sequence[Tensor], room: Sequence[Tensor]) -> Tensor:
+    """<one, other> over all tensors together; overwrites `room`.
+
+    Multiplied, then summed, because torch sums pairwise. `torch.dot` and `vector_norm` add up one float32 after the
+    other: over the 6 million entries of convnet6 that is wrong by up to 7e-4 on a CPU, more than the whole objective
+    of a good guess, and bends its derivative.
+    """
+    return torch.stack([torch.mul(a, b, out=out).sum() for a, b, out in zip(one, other, room, strict=True)]).sum()
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fedsim import progress
+from fedsim import batchnorm, progress
 from fedsim.adversaries.base import Observation, Reconstruction
 from fedsim.adversaries.inversion import awareness, labels, objectives, priors, statistics
 from fedsim.adversaries.inversion.engine import Prior, Problem, run_trial
 from fedsim.adversaries.inversion.optimisers import SignedAdam
 from fedsim.adversaries.inversion.victim import Victim, rebuild
+from fedsim.errors import InputError
 
 if TYPE_CHECKING:
     from fedsim.adversaries.inversion.geiping import Geiping
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 def invert(settings: Geiping, seen: Observation, device: torch.device, rng: torch.Generator) -> Reconstruction:
     """Run the attack: every restart, and the best of them by its own objective."""
     victim = rebuild(seen, device)
+    objection = settings.objection(bool(batchnorm.layers(victim.model)))
+    if objection:
+        raise InputError(objection)
     norms = statistics.install(victim.model, settings.batchnorm, seen, device)
     guessed = labels.known(seen) if settings.labels == "known" else labels.idlg(victim)
     names = list(victim.parameters)

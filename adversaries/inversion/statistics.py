@@ -66,22 +66,13 @@ class Norms:
 
 
 def install(model: nn.Module, mode: str, seen: Observation, device: torch.device) -> Norms:
-    """Replace the model's BatchNorm layers as the mode says.
+    """Replace the model's BatchNorm layers as the mode says; it must fit the model (see `Geiping.objection`).
 
-    Raises InputError where the mode and the model do not fit, or the observation lacks the mode's statistics.
+    Raises InputError where the observation lacks the mode's statistics.
     """
     found = batchnorm.layers(model)
     if not found:
-        if mode != "none":
-            raise InputError(
-                f'batchnorm = "{mode}", but the model under attack has no BatchNorm; use batchnorm = "none"'
-            )
         return Norms((), ())
-    if mode == "none":
-        raise InputError(
-            f'the model under attack has {len(found)} BatchNorm layers, but batchnorm = "none"; '
-            "choose exact, own_statistics, infer or proxy"
-        )
     private = mode in ("exact", "own_statistics")
     source = _private(seen) if private else _running(seen)
     made, wanted = [], []

@@ -9,7 +9,7 @@ from typing import Any
 from fedsim import manifest as manifests
 from fedsim.errors import InputError
 from fedsim.experiment import KNOWLEDGE, AdversaryEntry, Component
-from fedsim.experiment_file import component, parse_setting, read
+from fedsim.experiment_file import component, read
 from fedsim.runs import RunFolder, read_lines
 
 QUARANTINED = 3
@@ -19,8 +19,7 @@ def run(options: argparse.Namespace) -> int:
     """Give every stored capture that grants what the plugin needs to it, score, and write the report again."""
     folder = RunFolder.open(Path(options.folder))
     experiment = read(str(folder.experiment))
-    settings = {".".join(map(str, path)): value for path, value in map(parse_setting, options.settings)}
-    plugin = component("adversaries", options.adversary, settings)
+    plugin = component("adversaries", options.adversary, options.settings)
     name = _free(options.id or plugin.name, folder)
 
     from fedsim import report, screens

@@ -12,8 +12,7 @@ from fedsim.experiment_file import as_table, read
 
 def run(options: argparse.Namespace) -> int:
     """Validate, and print who sees what. Nothing is trained and nothing is written."""
-    experiment = read(options.experiment, options.settings)
-    threat.check(experiment, options.experiment)
+    experiment = read(options.experiment, options.settings, rules=[threat.check])
     views = threat.describe(experiment)
     if options.json:
         print(json.dumps({"experiment": as_table(experiment), "who_sees_what": views}, indent=2))

@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from importlib import resources
 from typing import Any
 
-from fedsim import plugins
+from fedsim import __version__, plugins
 from fedsim.errors import InputError, suggestion
 from fedsim.experiment_file import shipped
 
@@ -33,14 +33,14 @@ def run(options: argparse.Namespace) -> int:
             foreign = "" if entry["from"].startswith("fedsim-adversarial ") else f"  [{entry['from']}]"
             print(f"  {entry['name']:{width}}  {entry['what']}{foreign}")
             if options.kind and entry.get("settings"):
-                shown = ", ".join(f"{key} = {json.dumps(value)}" for key, value in entry["settings"].items())
+                shown = ", ".join(_shown(key, value) for key, value in entry["settings"].items())
                 print(f"  {'':{width}}    {shown}")
     return 0
 
 
 def _entries(kind: str) -> list[dict[str, Any]]:
     if kind == "experiments":
-        return [{"name": name, "what": _title(name), "from": "fedsim-adversarial "} for name in shipped()]
+        return [{"name": name, "what": _title(name), "from": f"fedsim-adversarial {__version__}"} for name in shipped()]
     return [
         {
             "name": name,
@@ -59,6 +59,12 @@ def _first_sentence(kind: str, name: str) -> str:
         return str(error)
     # A full stop ends the sentence, but not the one of "et al."
     return re.split(r"(?<!al)\. ", " ".join(text.split("\n\n")[0].split()))[0].rstrip(".")
+
+
+def _shown(key: str, value: Any) -> str:
+    if value == "required":
+        return f"{key} (required)"
+    return f"{key} (optional)" if value is None else f"{key} = {json.dumps(value)}"
 
 
 def _settings(kind: str, name: str) -> dict[str, Any]:

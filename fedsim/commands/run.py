@@ -9,7 +9,7 @@ from typing import Any
 
 from fedsim import manifest as manifests
 from fedsim.adversaries import threat
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, InputError
 from fedsim.experiment import Experiment
 from fedsim.experiment_file import as_toml, read
 from fedsim.runs import RunFolder, check_new, new_path, write_whole
@@ -19,8 +19,9 @@ QUARANTINED = 3
 
 def run(options: argparse.Namespace) -> int:
     """Validate everything, then train, attack, score and report."""
-    experiment = read(options.experiment, options.settings)
-    threat.check(experiment, options.experiment)
+    experiment = read(options.experiment, options.settings, rules=[threat.check])
+    if options.out == "":
+        raise InputError("--out: is empty; name a folder, or leave --out away")
     path = Path(options.out) if options.out else new_path(Path("runs"), experiment.name)
     check_new(path)
     return _run(experiment, path, options.json)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from fedsim.errors import InputError
+from fedsim.errors import InputError, SettingError
 from fedsim.settings import Count, Fraction, Positive
 
 if TYPE_CHECKING:
@@ -44,15 +44,16 @@ class ImageFolder:
 
     def check(self) -> None:
         """Raises InputError unless the path is a folder of class folders. Quick: opens no image."""
-        folder = Path(self.path).expanduser()
+        folder = _expanded("imagefolder", self.path)
         if not folder.exists():
-            raise InputError(f"data set imagefolder: path: there is no folder {folder}")
+            raise SettingError("data set imagefolder", "path", f"there is no folder {folder}")
         if not folder.is_dir():
-            raise InputError(f"data set imagefolder: path: {folder} is a file; name the folder of class folders")
+            raise SettingError("data set imagefolder", "path", f"{folder} is a file; name the folder of class folders")
         if not any(child.is_dir() for child in folder.iterdir()):
-            raise InputError(
-                f"data set imagefolder: path: {folder} has no folder in it; "
-                "it must hold train/CLASS/ and test/CLASS/, or CLASS/ for each class"
+            raise SettingError(
+                "data set imagefolder",
+                "path",
+                f"{folder} has no folder in it; it must hold train/CLASS/ and test/CLASS/, or CLASS/ for each class",
             )
         _check_normalisation("imagefolder", self.mean, self.std, self.channels)
 
@@ -82,19 +83,24 @@ class Npz:
 
     def check(self) -> None:
         """Raises InputError unless the path is an archive that holds the four arrays. Quick: reads its list alone."""
-        file = Path(self.path).expanduser()
+        file = _expanded("npz", self.path)
         if not file.exists():
-            raise InputError(f"data set npz: path: there is no file {file}")
+            raise SettingError("data set npz", "path", f"there is no file {file}")
         if not file.is_file():
-            raise InputError(f"data set npz: path: {file} is a folder; name an .npz file, or use imagefolder")
+            raise SettingError("data set npz", "path", f"{file} is a folder; name an .npz file, or use imagefolder")
         if not zipfile.is_zipfile(file):
-            raise InputError(f"data set npz: path: {file} is not an .npz file; write it with numpy.savez")
-        with zipfile.ZipFile(file) as archive:
-            present = {name.removesuffix(".npy") for name in archive.namelist()}
+            raise SettingError("data set npz", "path", f"{file} is not an .npz file; write it with numpy.savez")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                present = {name.removesuffix(".npy") for name in archive.namelist()}
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise SettingError("data set npz", "path", f"{file} is damaged: {error}; write it again") from None
         missing = [key for key in KEYS if key not in present]
         if missing:
-            raise InputError(
-                f"data set npz: {file}: {', '.join(missing)} missing; found: {', '.join(sorted(present)) or 'nothing'}"
+            raise SettingError(
+                "data set npz",
+                "path",
+                f"{file}: {', '.join(missing)} missing; found: {', '.join(sorted(present)) or 'nothing'}",
             )
         _check_normalisation("npz", self.mean, self.std, None)
 
@@ -104,6 +110,13 @@ class Npz:
         from fedsim.data.archive import read  # imports torch
 
         return read(self)
+
+
+def _expanded(name: str, path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # ~somebody, whom this machine does not know
+        raise SettingError(f"data set {name}", "path", f"'{path}' cannot be resolved: {error}") from None
 
 
 def _check_normalisation(

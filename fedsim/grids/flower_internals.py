@@ -20,6 +20,19 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 from torch import Tensor
 
+__all__ = [
+    "SERVER_NODE",
+    "Run",
+    "TensorArray",
+    "empty_run",
+    "from_record",
+    "set_message_id",
+    "share_record",
+    "take_identity",
+    "tensors_in",
+    "to_record",
+]
+
 SERVER_NODE = 0
 """The node id of the server; clients are 1 to n."""
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from fedsim.grids.flower_internals import (
     SERVER_NODE,
+    Run,
     empty_run,
     set_message_id,
     share_record,

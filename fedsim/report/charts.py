@@ -6,6 +6,7 @@ dark pages and print. Values that are not finite leave a gap.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -290,7 +291,7 @@ def _apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
     """Heights moved no more than needed to stand `gap` apart, in the same order, and none below `lowest`."""
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     moved = list(heights)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in itertools.pairwise(order):
         moved[after] = max(moved[after], moved[before] + gap)
     limit = lowest - 14
     for index in reversed(order):

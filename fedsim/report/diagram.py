@@ -56,8 +56,12 @@ def threat(
             spots.append(tuple(a + share * (b - a) for a, b in zip(*ends, strict=True)))  # type: ignore[arg-type]
     if hidden:
         parts.append(label((8 + CLIENT_RIGHT) / 2, height - 6, f"and {hidden} more", "tick", "middle"))
-    parts.append(tag("rect", x=SERVER_LEFT, y=middle - 34, width=WIDTH - SERVER_LEFT - 4, height=68, rx=8, class_="box"))
-    parts.append(label((SERVER_LEFT + WIDTH - 4) / 2, middle + (-4 if vantage == "server" else 5), "server", "node", "middle"))
+    parts.append(
+        tag("rect", x=SERVER_LEFT, y=middle - 34, width=WIDTH - SERVER_LEFT - 4, height=68, rx=8, class_="box")
+    )
+    parts.append(
+        label((SERVER_LEFT + WIDTH - 4) / 2, middle + (-4 if vantage == "server" else 5), "server", "node", "middle")
+    )
     encrypted = " (TLS)" if tls else ""
     parts.append(label(CLIENT_RIGHT + 8, 14, f"{sent} →", "tick"))
     parts.append(label(SERVER_LEFT - 8, 14, f"← model{encrypted}", "tick", "end"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import math
 import struct
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 
 from fedsim.errors import FedsimError
@@ -131,8 +133,12 @@ def write(run: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as text. The same run gives the same text: nothing depends on when or where this is called."""
-    import jinja2
+    return _template().render(context(run))
 
+
+@functools.cache
+def _template() -> jinja2.Template:
+    """The template, compiled once for all the runs that one call reports on."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -140,7 +146,7 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html").render(context(run))
+    return environment.get_template("template.html")
 
 
 def context(run: Run) -> dict[str, Any]:
@@ -192,14 +198,16 @@ def _findings(run: Run) -> list[Finding]:
                 words.distinguishing(attack, attacks),
                 attack.ssim,
                 [value for value in attack.per_image.get("ssim", ()) if value is not None],
-                attack.aware,
+                attack.informed,
             )
             for attack in attacks
             if attack.ssim is not None
         ]
         best = attacks[0]
         details = [words.spread(best), words.pixel_error(best)]
-        defended = words.defenses(best.defenses or words.configured_defenses(run, client))
+        defended = words.defenses(
+            best.defenses if best.defenses is not None else words.configured_defenses(run, client)
+        )
         who = words.victim(client)
         found.append(
             Finding(
@@ -222,12 +230,17 @@ def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
     shape = integers(run.manifest.get("image_shape"))
     # Row names and scores are laid over the picture's own columns, so only where it is known to have these.
     plan = layout(count, *shape[1:]) if len(shape) == 3 and min(shape) > 0 and count > 0 else None
-    fits = plan is not None and plan.blocks == 1 and _alike(size, plan.size)
+    known = plan is not None and _alike(size, plan.size)
+    fits = known and plan is not None and plan.blocks == 1
     values = attack.per_image.get("ssim", ())
     title = words.distinguishing(attack, among) or _when(attack)
     if not title.startswith(attack.adversary):
         title = title[:1].upper() + title[1:]
-    parts = [words.scores(attack, lpips=True), words.labels(run, attack), words.failure(attack) if attack.failed else ""]
+    parts = [
+        words.scores(attack, lpips=True),
+        words.labels(run, attack),
+        words.failure(attack) if attack.failed else "",
+    ]
     return Figure(
         title=title,
         caption="; ".join(part for part in parts if part).rstrip("."),
@@ -235,7 +248,7 @@ def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
         f"what {words.role(attack)} made of them below: {words.scores(attack)}",
         source=source,
         problem=problem,
-        columns=plan.columns if plan and fits else 8,
+        columns=plan.columns if plan and known else 8,
         labelled=fits,
         scores=[fixed(value) for value in values] if fits and len(values) == count else [],
     )

@@ -86,6 +86,11 @@ class Attack:
         return any(value is not None and value == value for value in (self.ssim, self.psnr))
 
     @property
+    def informed(self) -> bool:
+        """Whether the adversary knew of a defense that there was."""
+        return self.aware and self.defenses != ()
+
+    @property
     def failed(self) -> bool:
         """Whether the attack ended otherwise than it should have."""
         return bool(self.error) or self.status not in ("", "done")

@@ -7,14 +7,13 @@ from markupsafe import Markup, escape
 
 def tag(name: str, /, *content: str | Markup, **attributes: str | float | None) -> Markup:
     """An element. `class_` and the like lose the underscore at the end, others become dashes; None is left out."""
-    written = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _short(value))
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_short(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup("<{name}{attributes}>{content}</{name}>").format(
-        name=Markup(name), attributes=written, content=Markup("").join(escape(part) for part in content)
-    )
+    inside = "".join(escape(part) for part in content)
+    return Markup(f"<{name}{written}>{inside}</{name}>")
 
 
 def picture(width: float, height: float, name: str, *content: Markup, class_: str = "chart") -> Markup:

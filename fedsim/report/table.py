@@ -56,7 +56,7 @@ def attack_cells(attacks: Iterable[Attack | Mapping[str, Any]]) -> Cells:
         lpips = fixed(attack.lpips)
         if lpips != MISSING and attack.lpips_net and not one_net:
             lpips += f" ({attack.lpips_net})"
-        defended = words.defenses(attack.defenses) + (", known to the attacker" if attack.aware else "")
+        defended = words.defenses(attack.defenses) + (", known to the attacker" if attack.informed else "")
         trouble = words.failure(attack) if attack.failed else ""
         psnr, ssim = fixed(attack.psnr, 1), fixed(attack.ssim)
         rows.append(
@@ -114,8 +114,8 @@ def round_cells(rounds: Iterable[Round | Mapping[str, Any]]) -> Cells:
             duration(entry.seconds),
         )
         rows.append(row)
-    header = ("round", "clients", "dropped", "train loss", "test loss", "test accuracy")
-    header += ("epsilon", "time") if private else ("time",)
+    tail = ("epsilon", "time") if private else ("time",)
+    header = ("round", "clients", "dropped", "train loss", "test loss", "test accuracy", *tail)
     return Cells("Rounds", header, (True,) * len(header), tuple(rows), notes.written())
 
 

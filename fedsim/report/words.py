@@ -117,7 +117,7 @@ def outcome(attacks: Sequence[Attack], several: bool = False) -> str:
     often; the strongest one that knows it follows, as that is the honest test of a defense.
     """
     naive, aware = (
-        max((attack for attack in attacks if attack.scored and attack.aware is knows), key=strength, default=None)
+        max((attack for attack in attacks if attack.scored and attack.informed is knows), key=strength, default=None)
         for knows in (False, True)
     )
     first = naive or aware
@@ -128,7 +128,7 @@ def outcome(attacks: Sequence[Attack], several: bool = False) -> str:
     if first is aware:
         who += ", which knows the defense,"
     said = f"{who} reconstructed {counted(first.images, 'image')}, {scores(first)}"
-    tried = sum(attack.aware is first.aware for attack in attacks)
+    tried = sum(attack.informed is first.informed for attack in attacks)
     if tried > 1:
         said += f" (the strongest of {counted(tried, 'attack')})"
     if naive and aware:
@@ -161,7 +161,7 @@ def ambiguous(attacks: Iterable[Attack]) -> bool:
     """Whether two adversaries stand in the same kind of place, so that a role alone does not name one."""
     seen: dict[tuple[str, bool], set[str]] = {}
     for attack in attacks:
-        seen.setdefault((attack.vantage, attack.aware), set()).add(attack.adversary)
+        seen.setdefault((attack.vantage, attack.informed), set()).add(attack.adversary)
     return any(len(names) > 1 for names in seen.values())
 
 
@@ -187,14 +187,17 @@ def headline(run: Run) -> str:
     best, least = max(rated, key=strength), min(rated, key=strength)
     if best is least or fixed(best.ssim) == fixed(least.ssim):
         return f"{text} The reconstruction scores SSIM {fixed(best.ssim)}, where 1 is identical to the private images."
+    whose = [_whose(least), _whose(best)]
+    if whose[0] == whose[1]:
+        whose = [f"{which}, round {attack.round}" for which, attack in zip(whose, (least, best), strict=True)]
     return (
-        f"{text} SSIM of the reconstructions goes from {fixed(least.ssim)} ({_whose(least)}) to "
-        f"{fixed(best.ssim)} ({_whose(best)}), where 1 is identical to the private images."
+        f"{text} SSIM of the reconstructions goes from {fixed(least.ssim)} ({whose[0]}) to "
+        f"{fixed(best.ssim)} ({whose[1]}), where 1 is identical to the private images."
     )
 
 
 def _whose(attack: Attack) -> str:
-    knows = ", attacker knows it" if attack.aware else ""
+    knows = ", attacker knows it" if attack.informed else ""
     return f"{victim(attack.client).lower()}, {defenses(attack.defenses)}{knows}"
 
 
@@ -212,12 +215,15 @@ def pixel_error(attack: Attack) -> str:
         return ""
     assert attack.psnr is not None
     error = 10 ** (-min(max(attack.psnr, -100.0), 200.0) / 20)
-    return f"{decibels(attack.psnr)} is a typical pixel error of about {percent(error, 0 if error >= 0.1 else 1)} of the range."
+    share = percent(error, 0 if error >= 0.1 else 1)
+    return f"{decibels(attack.psnr)} is a typical pixel error of about {share} of the range."
 
 
 def labels(run: Run, attack: Attack) -> str:
     """How far the labels came out right; a score for them means nothing where they were granted."""
-    entry = next((e for e in tables(run.experiment.get("adversaries")) if attack.adversary in (e.get("id"), e.get("name"))), {})
+    entry = next(
+        (e for e in tables(run.experiment.get("adversaries")) if attack.adversary in (e.get("id"), e.get("name"))), {}
+    )
     sight = next((sight for sight in run.sights if sight.adversary == attack.adversary), Sight(attack.adversary))
     if "labels" in (*strings(entry.get("knows")), *sight.knows):
         return "labels were given to the adversary"
@@ -230,13 +236,13 @@ def distinguishing(attack: Attack, among: Sequence[Attack]) -> str:
     """What sets an attack apart from the others on the same client, in a few words."""
     parts = []
     # An aware twin beside an unaware adversary is told apart by what it knows; its id would say the same again.
-    if len({other.adversary for other in among if other.aware is attack.aware}) > 1:
+    if len({other.adversary for other in among if other.informed is attack.informed}) > 1:
         parts.append(attack.adversary)
     if len({other.round for other in among}) > 1:
         parts.append(f"round {attack.round}" if attack.round is not None else "unknown round")
-    if attack.aware:
+    if attack.informed:
         parts.append("knows the defense")
-    elif any(other.aware for other in among):
+    elif any(other.informed for other in among):
         parts.append("does not know the defense")
     return ", ".join(parts)
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from fedsim.adversaries import threat
-from fedsim.errors import InputError
 from fedsim.experiment import SIGHTS, AdversaryEntry, Component, Experiment
+from fedsim.schema import Problems
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,25 @@ def spied(experiment: Experiment, plugin: Any = None, **entry: Any) -> Experimen
 
 
 def refusal(experiment: Experiment) -> str:
-    with pytest.raises(InputError) as error:
-        threat.check(experiment, "file.toml")
-    return str(error.value)
+    problems = Problems("file.toml", {("adversaries", 0): 7}, {})
+    threat.check(experiment, problems)
+    assert problems.found
+    return "\n".join(problems.found)
+
+
+def accepted(experiment: Experiment) -> bool:
+    problems = Problems("file.toml", {}, {})
+    threat.check(experiment, problems)
+    return not problems.found
 
 
 def test_what_is_granted_is_not_refused(small: Any) -> None:
-    threat.check(spied(small()))
+    assert accepted(spied(small()))
 
 
 def test_an_ungranted_need_is_refused_by_name_with_the_remedy(small: Any) -> None:
     text = refusal(spied(small(), knows=()))
-    assert "file.toml: adversaries[0]: 'spy': plugin 'nosy' needs 'labels'" in text
+    assert "file.toml:7: adversaries[0]: 'spy': plugin 'nosy' needs 'labels'" in text
     assert 'add "labels" to knows' in text
 
 
@@ -52,7 +59,7 @@ def test_tls_hides_all_but_sizes_from_a_link_and_nothing_from_the_server(small: 
     encrypted = small(server={"tls": True})
     assert threat.view(spied(encrypted).adversaries[0], encrypted).sees == {"sizes"}
     assert "'link' with TLS does not show; it is seen from: server" in refusal(spied(encrypted))
-    threat.check(spied(encrypted, vantage="server"))
+    assert accepted(spied(encrypted, vantage="server"))
 
 
 def test_unknown_words_and_powers_are_the_plugins_mistake(small: Any) -> None:

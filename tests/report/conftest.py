@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ batchnorm = "local"
 defenses = []
 [[clients.groups]]
 members = [1]
-defenses = [{{ name = "gradient_pruning", ratio = 0.9 }}, {{ name = "gradient_noise", distribution = "gaussian", scale = 0.01 }}]
+defenses = [
+    {{ name = "gradient_pruning", ratio = 0.9 }},
+    {{ name = "gradient_noise", kind = "gaussian", std = 0.01 }},
+]
 [server]
 strategy = {{ name = "fedavg" }}
 learning_rate = 0.1
@@ -59,7 +63,7 @@ device = "cpu"
 """
 PRUNING = [
     {"name": "gradient_pruning", "ratio": 0.9},
-    {"name": "gradient_noise", "distribution": "gaussian", "scale": 0.01},
+    {"name": "gradient_noise", "kind": "gaussian", "std": 0.01},
 ]
 
 
@@ -228,10 +232,16 @@ def make_run(folder: Path, rounds: int = 20) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run folder, made once. Not to be changed."""
+    return make_run(tmp_path_factory.mktemp("report") / "run")
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A whole run folder."""
-    return make_run(tmp_path / "run")
+def run(tmp_path: Path, pristine: Path) -> Path:
+    """A whole run folder of a test's own."""
+    return shutil.copytree(pristine, tmp_path / "run")
 
 
 @pytest.fixture

@@ -1,0 +1,97 @@
+"""The tables, on a terminal and without one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedsim.report.table import attacks_table, attacks_text, rounds_table, rounds_text
+
+Make = Callable[..., dict[str, Any]]
+
+
+def shown(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=160, color_system=None)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_scores_have_their_units_and_nets(make_attack: Make) -> None:
+    written = shown(attacks_table([make_attack()]))
+    for word in (
+        "PSNR dB",
+        "SSIM",
+        "LPIPS (squeeze)",
+        "label acc.",
+        "26.4",
+        "0.88",
+        "0.20",
+        "100 %",
+        "no defense",
+        "11 s",
+    ):
+        assert word in written
+    assert written.splitlines()[0].strip() == "Reconstructions"
+
+
+def test_two_nets_are_told_apart(make_attack: Make) -> None:
+    text = attacks_text([make_attack(), make_attack(lpips=0.3, lpips_net="alex")])
+    assert "0.20 (squeeze)" in text
+    assert "0.30 (alex)" in text
+
+
+def test_what_is_missing_is_a_dash_with_its_reason(make_attack: Make) -> None:
+    lines = [
+        make_attack(lpips=None, lpips_note="not available: no weights"),
+        make_attack(lpips=None, lpips_note="not available: no weights"),
+        make_attack(psnr=None, ssim=float("nan"), status="failed", error="out of memory"),
+        make_attack(psnr=float("inf"), ssim=float("nan")),
+    ]
+    text = attacks_text(lines)
+    assert text.count("- [1]") == 2
+    assert "[1] LPIPS not available: no weights" in text
+    assert "geiping [2]" in text
+    assert "[2] out of memory" in text
+    assert "∞" in text
+    assert "[3] not a number" in text
+    assert "nan" not in text.lower()
+
+
+def test_brackets_and_control_characters_are_not_obeyed(make_attack: Make) -> None:
+    line = make_attack(adversary="[bold red]x[/nope]", error="\x1b[31mred\r\n", status="failed")
+    for written in (shown(attacks_table([line])), attacks_text([line])):
+        assert "[bold red]x[/nope]" in written
+        assert "\x1b" not in written
+        assert "\\x1b[31mred\\r\\n" in written
+
+
+def test_plain_columns_stand_in_line(make_attack: Make) -> None:
+    text = attacks_text([make_attack(), make_attack(adversary="a much longer name", psnr=9.0)])
+    rows = text.splitlines()
+    end = rows[0].index("SSIM") + len("SSIM")
+    assert [row[end - 4 : end] for row in rows[1:]] == ["0.88", "0.88"]
+
+
+def test_rounds() -> None:
+    lines: list[dict[str, Any]] = [
+        {"round": 0, "clients": [], "dropouts": [], "test_loss": 2.3, "test_accuracy": 0.114, "seconds": 0.5},
+        {"round": 1, "clients": [0, 1], "dropouts": [{"client": 3, "reason": "crashed"}], "train_loss": float("nan")},
+        {"no": "round"},
+    ]
+    for written in (shown(rounds_table(lines)), rounds_text(lines)):
+        assert "11.4 %" in written
+        assert "1 [1]" in written
+        assert "[1] client 3: crashed" in written
+        assert "epsilon" not in written
+    assert "epsilon" in rounds_text([lines[0] | {"epsilon": 1.5}])
+
+
+def test_no_rows_no_trouble() -> None:
+    assert attacks_text([]) == "Reconstructions: none"
+    assert "Rounds" in shown(rounds_table([])) or shown(rounds_table([])) is not None
+    assert attacks_text([{}]).count("\n") >= 1
