@@ -71,51 +71,55 @@ def train(
     fedsgd: the update is the gradient of the mean loss. fedavg: SGD; the update is broadcast minus trained.
     """
     own = dict(model.named_parameters())
+    weights: list[Tensor] = list(own.values())
+    broadcast = [parameters[name] for name in own]
     with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(parameters[name])
+        torch._foreach_copy_(weights, broadcast)
     batchnorm.training_mode(model, policy)
     wanted = record or policy == "share_batch"
-    device = next(iter(own.values())).device
+    device = weights[0].device
     watch: AbstractContextManager[list[dict[str, Tensor]]] = batchnorm.recording(model) if wanted else nullcontext([])
     with watch as passes:
         if algorithm == "fedsgd":
             loss = _loss(model, batches[0], normalise, device)
-            gradients = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
-            update = {
-                name: (torch.zeros_like(value) if g is None else g).cpu()
-                for (name, value), g in zip(own.items(), gradients, strict=True)
-            }
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+            update = {name: gradient.cpu() for name, gradient in zip(own, gradients, strict=True)}
             total = float(loss.detach()) * len(batches[0])
         else:
-            total = _sgd(model, batches, training, normalise, device)
-            update = {name: parameters[name] - value.detach().cpu() for name, value in own.items()}
+            total = _sgd(model, weights, batches, training, normalise, device)
+            with torch.no_grad():
+                moved = torch._foreach_sub(broadcast, [value.cpu() for value in weights])
+            update = dict(zip(own, moved, strict=True))
     count = sum(len(batch) for batch in batches)
     return Trained(Update(update), total / count, len(batches), passes)
 
 
 def _sgd(
     model: nn.Module,
+    weights: list[Tensor],
     batches: Sequence[Batch],
     training: LocalTraining,
     normalise: Normalisation,
     device: torch.device,
 ) -> float:
-    optimiser = torch.optim.SGD(
-        model.parameters(),
-        lr=training.learning_rate,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-    )
+    """torch.optim.SGD's steps written out: making an optimiser for every client and round costs as much as a step."""
+    velocity: list[Tensor] | None = None
     total = torch.zeros((), device=device)
     for batch in batches:
-        optimiser.zero_grad(set_to_none=True)
         loss = _loss(model, batch, normalise, device)
-        loss.backward()
-        optimiser.step()
+        gradients = list(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))
+        with torch.no_grad():
+            if training.weight_decay:
+                torch._foreach_add_(gradients, weights, alpha=training.weight_decay)
+            if training.momentum:
+                if velocity is None:
+                    velocity = gradients
+                else:
+                    torch._foreach_mul_(velocity, training.momentum)
+                    torch._foreach_add_(velocity, gradients)
+                gradients = velocity
+            torch._foreach_add_(weights, gradients, alpha=-training.learning_rate)
         total += loss.detach() * len(batch)
-    # The workbench is used again by the next client; gradients would only hold memory.
-    optimiser.zero_grad(set_to_none=True)
     return float(total)
 
 

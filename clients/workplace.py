@@ -77,7 +77,8 @@ class Workplace:
             self.federation.data.normalisation,
             record=record,
         )
-        return trained, len(torch.unique(torch.cat(indices)))
+        # A pass repeats no image, so only a whole pass over the client's data can be short of steps times batch.
+        return trained, min(sum(map(len, indices)), len(self.federation.shares[client]))
 
     def perturb(self, update: Update, client: int, round_: int) -> Update:
         """The update after the client's defenses, in their order."""

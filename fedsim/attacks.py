@@ -89,6 +89,10 @@ def _run(
             "seconds": time.perf_counter() - start,
         }
     seconds = time.perf_counter() - start
+    before = {}
+    if found.initial is not None:
+        floor = scoring.score(found.initial.cpu(), None, truth, experiment.scores.lpips).fields
+        before = {f"{key}_before": floor[key] for key in ("psnr", "ssim", "lpips")}
     screen.attack(name, 1, 1, f"objective {found.objective:.4g}")
     result = scoring.score(found.images.cpu(), found.labels, truth, experiment.scores.lpips)
     picture = folder.reconstructions / f"{entry.id}-c{attack.client}-r{attack.round}-{attack.job[:8]}.png"
@@ -96,6 +100,7 @@ def _run(
     return {
         **line,
         **result.fields,
+        **before,
         "status": found.status,
         "error": None,
         "iterations": found.iterations,

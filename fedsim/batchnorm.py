@@ -65,6 +65,8 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
 
 def load_statistics(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Write running statistics into a model. Names that the model lacks are an error, a missing one is left alone."""
+    if not values:
+        return
     found = layers(model)
     with torch.no_grad():
         for key, value in values.items():

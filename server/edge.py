@@ -51,15 +51,13 @@ def admit(
 
 def as_weights(reply: Admitted, parameters: Mapping[str, Tensor], rate: float, *, double: bool) -> Message:
     """The reply as Flower's strategies want it: weights = broadcast - rate * update, and one record of numbers."""
-    weights = {}
-    for name, value in parameters.items():
-        update = reply.update[name]
-        if double:
-            value, update = value.double(), update.double()
-        weights[name] = torch.sub(value, update, alpha=rate)
+    start, moved = list(parameters.values()), [reply.update[name] for name in parameters]
+    if double:
+        start, moved = [value.double() for value in start], [value.double() for value in moved]
+    weights = torch._foreach_add(start, moved, alpha=-rate)
     reply.message.content = RecordDict(
         {
-            protocol.ARRAYS: flower.to_record(weights),
+            protocol.ARRAYS: flower.to_record(dict(zip(parameters, weights, strict=True))),
             protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: reply.examples, protocol.TRAIN_LOSS: reply.loss}),
         }
     )
@@ -106,7 +104,7 @@ def _tensors(content: RecordDict, record: str, shapes: Mapping[str, tuple[int, .
         if name not in held:
             raise ProtocolError(f"{record}/{name} is missing")
         try:
-            value = flower.from_record({name: held[name]})[name]
+            value = flower.as_tensor(held[name])
         except (ValueError, TypeError, EOFError) as error:
             raise ProtocolError(f"{record}/{name} cannot be read as an array: {error}") from None
         if tuple(value.shape) != shape:

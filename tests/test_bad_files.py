@@ -329,7 +329,9 @@ def test_the_line_is_exact(case: str, tmp_path: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize("quotes", ['"""', "'''"])
 def test_the_line_is_exact_behind_a_text_of_lines(quotes: str, tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "experiment.toml"
-    file.write_text(f"runtime.device = {quotes}\nrounds = 0\n[data]\n{quotes}\nrounds = 0\n{NAMES}")
+    file.write_text(
+        f"runtime.device = {quotes}\nrounds = 0\n[data]\n{quotes}\n{NAMES}".replace("rounds = 1", "rounds = 0")
+    )
     lines = ask(capsys, "check", str(file)).err.splitlines()
     assert [line.split(": ")[0] for line in lines] == [f"{file}:1", f"{file}:5"]
     assert "rounds: must be at least 1" in lines[1]

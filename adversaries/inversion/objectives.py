@@ -23,11 +23,14 @@ def cosine(target: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> O
     kept = list(target) if masks is None else [t * m for t, m in zip(target, masks, strict=True)]
     # As large as the model, so they are made once: fresh pages for them at every step cost more than the arithmetic.
     room = [torch.empty_like(t) for t in kept]
+    masked = [] if masks is None else [torch.empty_like(t) for t in kept]
     length = _inner(kept, kept, room).sqrt()
 
     def objective(gradient: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         # Where entries do not count, `kept` is zero, so only |g| needs the masks.
-        g = gradient if masks is None else [a * m for a, m in zip(gradient, masks, strict=True)]
+        g = gradient
+        if masks is not None:
+            g = [torch.mul(a, m, out=out) for a, m, out in zip(gradient, masks, masked, strict=True)]
         square = _inner(g, g, room)
         similarity = _inner(g, kept, room) / (square.sqrt() * length)
         # d/dg of -<g, t> / (|g| |t|)

@@ -77,8 +77,9 @@ class Images:
     def batch(self, indices: Tensor | Sequence[int]) -> Batch:
         """The images at these places, as float32 in [0, 1], with their labels."""
         where = torch.as_tensor(indices, dtype=torch.int64)
-        # Divided, not multiplied by 1/255: 255 becomes exactly 1.
-        return Batch(self.pixels[where].to(torch.float32) / 255, self.labels[where])
+        # index_select is many times faster than indexing here. Divided, not multiplied by 1/255: 255 becomes exactly 1.
+        images = self.pixels.index_select(0, where).to(torch.float32).div_(255)
+        return Batch(images, self.labels.index_select(0, where))
 
     def select(self, indices: Tensor | Sequence[int]) -> Images:
         """The images at these places, copied."""

@@ -24,10 +24,10 @@ __all__ = [
     "SERVER_NODE",
     "Run",
     "TensorArray",
+    "as_tensor",
     "empty_run",
     "from_record",
     "set_message_id",
-    "share_record",
     "take_identity",
     "tensors_in",
     "to_record",
@@ -110,7 +110,7 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 def from_record(record: Mapping[str, Array]) -> dict[str, Tensor]:
     """The tensors of an ArrayRecord, to be read and not written to."""
-    return {name: _tensor(array) for name, array in record.items()}
+    return {name: as_tensor(array) for name, array in record.items()}
 
 
 def tensors_in(content: RecordDict, record: str) -> dict[str, Tensor]:
@@ -119,15 +119,8 @@ def tensors_in(content: RecordDict, record: str) -> dict[str, Tensor]:
     return from_record(held) if isinstance(held, ArrayRecord) else {}
 
 
-def share_record(record: ArrayRecord) -> ArrayRecord:
-    """Another record with the same arrays, so that what one holder adds or removes is not seen by the next."""
-    copy = ArrayRecord()
-    for name, array in record.items():
-        copy[name] = array
-    return copy
-
-
-def _tensor(array: Array) -> Tensor:
+def as_tensor(array: Array) -> Tensor:
+    """The tensor of an Array. Raises what NumPy raises for bytes that are none."""
     if isinstance(array, TensorArray):
         return array.tensor
     values = array.numpy()

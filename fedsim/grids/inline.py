@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
@@ -18,7 +18,6 @@ from fedsim.grids.flower_internals import (
     Run,
     empty_run,
     set_message_id,
-    share_record,
     take_identity,
 )
 
@@ -127,14 +126,10 @@ class InlineGrid(Grid):
 
 
 def _isolated(content: RecordDict) -> RecordDict:
+    """New records over the same arrays, so that what one holder adds or removes is not seen by the next."""
     out = RecordDict()
     for key, record in content.items():
-        if isinstance(record, ArrayRecord):
-            out[key] = share_record(record)
-        elif isinstance(record, MetricRecord):
-            out[key] = MetricRecord(dict(record))
-        else:
-            out[key] = ConfigRecord(dict(record))
+        out[key] = record.copy()
     return out
 
 

@@ -102,3 +102,20 @@ def test_the_broadcast_parameters_are_not_written_to() -> None:
     before = {name: value.clone() for name, value in parameters.items()}
     train(model, parameters, batches, LocalTraining(), "fedavg", "share_running", NORMALISE)
     assert all(torch.equal(before[name], value) for name, value in parameters.items())
+
+
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.1)])
+def test_local_steps_are_those_of_torchs_sgd(momentum: float, weight_decay: float) -> None:
+    model, parameters, batches = setup()
+    settings = LocalTraining(learning_rate=0.1, momentum=momentum, weight_decay=weight_decay)
+    trained = train(model, parameters, batches, settings, "fedavg", "share_running", NORMALISE)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(parameters[name])
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum, weight_decay=weight_decay)
+    for batch in batches:
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(batch.images), batch.labels).backward()
+        optimiser.step()
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(trained.update.tensors[name], parameters[name] - value.detach())
