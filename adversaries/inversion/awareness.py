@@ -6,6 +6,7 @@ settings of one defense, which the threat model grants as "defenses", and change
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +26,9 @@ class Matched:
 def match(target: Sequence[Tensor], defenses: Sequence[Mapping[str, Any]]) -> Matched:
     """What to match, knowing the defenses in their order. Those that no rule is about change nothing.
 
-    gradient_pruning: the zeros say nothing about the entries that they stand for, so only the entries that were kept are
-    matched: in each tensor, the (1 - ratio) share of the largest. If noise came after the pruning, the largest entries
-    are the best estimate of which ones were kept.
+    gradient_pruning: the zeros say nothing about the entries that they stand for, so only the entries that were kept
+    are matched: in each tensor, the (1 - ratio) share of the largest. If noise came after the pruning, the largest
+    entries are the best estimate of which ones were kept.
     """
     ratios = [float(one["ratio"]) for one in defenses if one["name"] == "gradient_pruning"]
     if not ratios:
@@ -37,7 +38,8 @@ def match(target: Sequence[Tensor], defenses: Sequence[Mapping[str, Any]]) -> Ma
 
 def _kept(value: Tensor, ratio: float) -> Tensor:
     size = value.abs().flatten()
-    count = max(1, round((1 - ratio) * size.numel()))
+    # Pruning keeps what is not below the interpolated quantile, which lies at ratio * (entries - 1), counted from 0.
+    count = size.numel() - math.ceil(ratio * (size.numel() - 1))
     mask = torch.zeros_like(size)
     mask[size.topk(count).indices] = 1
     # A kept entry is not zero; without noise on top, a small tensor can have more zeros than the ratio says.

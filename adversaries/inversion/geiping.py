@@ -29,7 +29,7 @@ class Geiping:
     batchnorm: what the attack does at the model's BatchNorm layers.
         none: the model has none.
         exact: normalise the guess by the private batch's statistics, which are also the prior's.
-        own_statistics: normalise the guess by its own statistics; the private batch's are the prior's (GradAttack's code).
+        own_statistics: normalise the guess by its own statistics; the private batch's are the prior's (so GradAttack).
         infer: normalise the guess by its own statistics; the running ones are the prior's.
         proxy: normalise the guess by the running statistics; no prior is needed.
     labels: `known`, or inferred by `idlg` (Zhao et al. 2020; exact for a batch of one, an estimate above).

@@ -11,7 +11,7 @@ from fedsim.adversaries.inversion.statistics import Pair
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """mean |dx| + mean |dy| over a batch (N, C, H, W), anisotropic (Rudin et al. 1992; Geiping et al. 2020). A scalar."""
+    """mean |dx| + mean |dy| over a batch (N, C, H, W), a scalar (anisotropic; as in Geiping et al. 2020)."""
     across = (images[..., :, 1:] - images[..., :, :-1]).abs().mean()
     down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean()
     return across + down
