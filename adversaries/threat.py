@@ -70,8 +70,8 @@ def view(entry: AdversaryEntry, experiment: Experiment) -> View:
 
 
 def check(experiment: Experiment, problems: Problems) -> None:
-    """A rule for the reader of experiment files: refuse, before round 0 and by name, every adversary that needs more than
-    its threat model grants, asks for a power, or does not fit the model.
+    """A rule for the reader of experiment files: refuse, before round 0 and by name, every adversary that needs more
+    than its threat model grants, asks for a power, or does not fit the model.
     """
     for position, entry in enumerate(experiment.adversaries):
         for text in refusals(entry, experiment):

@@ -20,9 +20,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm as Layer
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.experiment import BatchNormPolicy
+
+Layer = _BatchNorm
+"""A BatchNorm layer of any number of dimensions."""
 
 MOMENTUM = 0.1
 """The share of a new batch in the server's running statistics under `share_batch`: torch's own default."""

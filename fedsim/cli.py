@@ -18,8 +18,8 @@ INTERRUPTED, TERMINATED = 130, 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. 0 done, 1 failed, 2 bad input, 3 done with failed attacks, 130 and 143 interrupted."""
     options = parser().parse_args(arguments)
-    # Read when torch is first imported. By default OpenMP's threads spin while they wait for one another, and beside any
-    # other busy process they wait long: an attack's step was measured twenty times slower on two shared cores.
+    # Read when torch is first imported. OpenMP's threads spin by default while they wait for one another, and beside
+    # any other busy process they wait long: an attack's step was measured twenty times slower on two shared cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
     # Imported by name, so that `--help` imports none of them.

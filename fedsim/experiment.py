@@ -28,6 +28,7 @@ Power = Literal["alter_update", "alter_model"]
 """What an adversary may change on its way. Passive adversaries have none."""
 
 BatchNormPolicy = Literal["share_batch", "share_running", "local", "freeze", "group_norm"]
+LpipsNet = Literal["squeeze", "alex", "vgg", "off"]
 Algorithm = Literal["fedsgd", "fedavg"]
 
 SIGHTS: tuple[str, ...] = get_args(Sight)
@@ -132,7 +133,7 @@ class AdversaryEntry:
 class Scores:
     """`[scores]`."""
 
-    lpips: Literal["squeeze", "alex", "vgg", "off"] = "squeeze"
+    lpips: LpipsNet = "squeeze"
     """The network of the LPIPS score."""
 
 

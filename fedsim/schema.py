@@ -143,7 +143,7 @@ def _no_json(value: Any) -> Any:
 
 
 def _refuse_lookalikes(adapter: TypeAdapter[Any], given: Any, taken: Any) -> None:
-    """A choice of numbers is compared by value, and in Python True == 1 == 1.0; a file that says true means no number."""
+    """A choice of numbers is compared by value, and in Python True == 1 == 1.0; true in a file means no number."""
     if isinstance(given, bool | float) and isinstance(taken, int) and type(given) is not type(taken):
         choices = adapter.json_schema().get("enum", [])
         raise _Lookalike(f"must be one of {' or '.join(map(str, choices))}, not {_shown(given)}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsim import metrics
+from fedsim.experiment import LpipsNet
 from fedsim.protocol import Batch
 from fedsim.runs import write_whole
 from fedsim.tensorfile import pack, unpack
@@ -43,7 +44,7 @@ class Score:
     truth: Tensor
 
 
-def score(images: Tensor, labels: Tensor | None, truth: Batch, lpips_net: str) -> Score:
+def score(images: Tensor, labels: Tensor | None, truth: Batch, lpips_net: LpipsNet) -> Score:
     """Pair guess and truth one to one (Hungarian, by squared error), then score each pair.
 
     PSNR in dB and SSIM are higher for a better reconstruction, LPIPS (by the net named) is lower.
@@ -54,9 +55,9 @@ def score(images: Tensor, labels: Tensor | None, truth: Batch, lpips_net: str) -
     kept = order >= 0
     guess, real = images[order[kept]], truth.images[kept]
     psnr, ssim = metrics.psnr(guess, real), metrics.ssim(guess, real)
-    if lpips_net == "off":
-        lpips, note = None, "turned off in the experiment file"
-    else:
+    lpips: Tensor | None = None
+    note: str | None = "turned off in the experiment file"
+    if lpips_net != "off":
         lpips, note = metrics.lpips(guess, real, net=lpips_net)
     fields = {
         "images": len(images),

@@ -43,9 +43,9 @@ class AttackedNorm(nn.Module):
         if self.watch:
             variance, mean = torch.var_mean(x, dim=[d for d in range(x.dim()) if d != 1], unbiased=False)
             self.seen = (mean, variance)
-        mean, variance = self.fixed if self.fixed is not None else (None, None)
+        by_mean, by_variance = self.fixed if self.fixed is not None else (None, None)
         return nn.functional.batch_norm(
-            x, mean, variance, self.weight, self.bias, training=self.fixed is None, eps=self.eps
+            x, by_mean, by_variance, self.weight, self.bias, training=self.fixed is None, eps=self.eps
         )
 
 

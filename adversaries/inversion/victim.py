@@ -49,7 +49,7 @@ def rebuild(seen: Observation, device: torch.device) -> Victim:
         model = batchnorm.apply_policy(built.build(height_width, facts["classes"]), facts["batchnorm"])
     batchnorm.training_mode(model, facts["batchnorm"])
     # channels_last is the layout that the CPU's and the GPU's convolutions want; only strides change.
-    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(device).to(memory_format=torch.channels_last)
     parameters = {name: value.to(device) for name, value in seen.part("model").items()}
     return Victim(
         model=model,

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     usable = [one for one in seen if plugin.settings.needs <= set(one.facts["granted"])]
     if not usable:
         lacking: list[set[str]] = [set(plugin.settings.needs) - set(one.facts["granted"]) for one in seen]
-        missing = sorted(min(lacking, key=lambda items: len(items)))
+        missing = sorted(min(lacking, key=_size))
         raise InputError(
             f"adversary '{plugin.name}' needs {', '.join(missing)}, which no capture of {folder.path} grants; "
             f"run the experiment again with an adversary that knows it"
@@ -67,6 +67,10 @@ def run(options: argparse.Namespace) -> int:
     show(folder)
     print(f"\nreport: {page}")
     return code
+
+
+def _size(items: set[str]) -> int:
+    return len(items)
 
 
 def _free(name: str, folder: RunFolder) -> str:

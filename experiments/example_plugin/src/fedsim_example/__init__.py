@@ -1,4 +1,4 @@
-"""An adversary and a defense for fedsim. Each is a frozen dataclass whose fields are its settings in an experiment file."""
+"""An adversary and a defense for fedsim: frozen dataclasses whose fields are their settings in an experiment file."""
 
 from __future__ import annotations
 
