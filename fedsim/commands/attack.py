@@ -35,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
     usable = [one for one in seen if plugin.settings.needs <= set(one.facts["granted"])]
     if not usable:
         lacking: list[set[str]] = [set(plugin.settings.needs) - set(one.facts["granted"]) for one in seen]
-        missing = sorted(min(lacking, key=_size))
+        lacking.sort(key=len)
+        missing = sorted(lacking[0])
         raise InputError(
             f"adversary '{plugin.name}' needs {', '.join(missing)}, which no capture of {folder.path} grants; "
             f"run the experiment again with an adversary that knows it"
@@ -67,10 +68,6 @@ def run(options: argparse.Namespace) -> int:
     show(folder)
     print(f"\nreport: {page}")
     return code
-
-
-def _size(items: set[str]) -> int:
-    return len(items)
 
 
 def _free(name: str, folder: RunFolder) -> str:
