@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fedsim.experiment import Experiment
+from fedsim.experiment import Experiment, LocalTraining
 from fedsim.schema import Problems
+from fedsim.toml_lines import Path
 
 
 def check(experiment: Experiment, problems: Problems) -> None:
@@ -49,20 +50,30 @@ def _groups(experiment: Experiment, problems: Problems) -> None:
 
 
 def _algorithm(experiment: Experiment, problems: Problems) -> None:
+    """FedSGD has no local steps, so what would shape them is refused rather than ignored."""
     if experiment.clients.algorithm != "fedsgd":
         return
-    places = [((), experiment.clients)] + [(("groups", i), group) for i, group in enumerate(experiment.clients.groups)]
-    for inner, training in places:
-        if training.local_steps is not None:
-            problems.add(
-                ("clients", *inner, "local_steps"),
-                'fedsgd sends the gradient of one batch; use algorithm = "fedavg" for local steps',
+    plain = LocalTraining()
+    places: list[tuple[Path, LocalTraining]] = [(("clients",), experiment.clients)]
+    # A group takes over what [clients] says; that is one mistake and not one for each group.
+    for position, group in enumerate(experiment.clients.groups):
+        places.append((("clients", "groups", position), group))
+    for path, training in places:
+        for key, remedy in _LOCAL.items():
+            inherited = training is not experiment.clients and getattr(training, key) == getattr(
+                experiment.clients, key
             )
-        if training.local_epochs != 1:
-            problems.add(
-                ("clients", *inner, "local_epochs"),
-                'fedsgd sends the gradient of one batch; use algorithm = "fedavg" for local epochs',
-            )
+            if getattr(training, key) != getattr(plain, key) and not inherited:
+                problems.add((*path, key), f"fedsgd sends the gradient of one batch and takes no local steps; {remedy}")
+
+
+_LOCAL = {
+    "local_steps": 'use algorithm = "fedavg" for them',
+    "local_epochs": 'use algorithm = "fedavg" for epochs',
+    "learning_rate": "its step is server.learning_rate",
+    "momentum": 'use strategy = "fedavgm" for momentum on the server, or algorithm = "fedavg"',
+    "weight_decay": 'use algorithm = "fedavg" for weight decay',
+}
 
 
 def _batchnorm(experiment: Experiment, problems: Problems) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from fedsim import manifest as manifests
 from fedsim.adversaries import threat
-from fedsim.errors import FedsimError, InputError
+from fedsim.errors import DataUnavailable, FedsimError, InputError
 from fedsim.experiment import Experiment
 from fedsim.experiment_file import as_toml, read
 from fedsim.runs import RunFolder, check_new, new_path, write_whole
@@ -47,6 +48,10 @@ def _run(experiment: Experiment, path: Path, json_lines: bool) -> int:
     try:
         with screens.choose_screen(json_lines) as screen:
             outcome = simulate(experiment, folder, screen)
+    except (InputError, DataUnavailable):
+        # What only the built model or the data could show. Nothing was run, so the name stays free for the next try.
+        shutil.rmtree(path)
+        raise
     except FedsimError as error:
         end("failed", error.exit_code, error=str(error))
         raise
