@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,11 +13,9 @@ from fedsim import progress, scoring, seeding
 from fedsim.adversaries.base import Reconstruction
 from fedsim.adversaries.storage import JobStore
 from fedsim.experiment import AdversaryEntry, Experiment
+from fedsim.progress import Screen
 from fedsim.report.pictures import comparison
 from fedsim.runs import RunFolder, append_line
-
-if TYPE_CHECKING:
-    from fedsim.simulation import Screen
 
 
 @dataclass(frozen=True)

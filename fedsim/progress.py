@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Protocol
+
+from fedsim.runs import RoundRecord
 
 Listener = Callable[[int, int, str], None]
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
@@ -29,3 +32,19 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+class Screen(Protocol):
+    """Whoever shows progress: a terminal, plain lines, JSON lines, or nobody."""
+
+    def rounds(self, done: int, total: int, record: RoundRecord) -> None:
+        """A round is over."""
+        ...
+
+    def attack(self, name: str, done: int, total: int, note: str) -> None:
+        """An attack has come so far."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Something went wrong that the run survives."""
+        ...

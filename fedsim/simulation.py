@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from flwr.app import Context, RecordDict
@@ -26,24 +26,9 @@ from fedsim.clients.workplace import Workplace, workplace
 from fedsim.errors import InputError
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.grids.inline import InlineGrid
+from fedsim.progress import Screen
 from fedsim.runs import RoundRecord, RunFolder, append_line
 from fedsim.server.app import server_app
-
-
-class Screen(Protocol):
-    """Whoever shows progress: a terminal, plain lines, JSON lines, or nobody."""
-
-    def rounds(self, done: int, total: int, record: RoundRecord) -> None:
-        """A round is over."""
-        ...
-
-    def attack(self, name: str, done: int, total: int, note: str) -> None:
-        """An attack has come so far."""
-        ...
-
-    def warn(self, text: str) -> None:
-        """Something went wrong that the run survives."""
-        ...
 
 
 @dataclass
