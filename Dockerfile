@@ -9,10 +9,9 @@ COPY clients clients
 COPY server server
 COPY adversaries adversaries
 COPY experiments experiments
-# torch's ordinary wheel brings its CUDA libraries along. The CPU build is a third of the size; pass
-# --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu for it.
-ARG TORCH_INDEX=https://pypi.org/simple
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" torch torchvision \
+# torch's ordinary wheel brings its CUDA libraries along; --build-arg TORCH_ARGS="--index-url ..." takes another build.
+ARG TORCH_ARGS=""
+RUN pip install --no-cache-dir $TORCH_ARGS torch torchvision \
     && pip install --no-cache-dir .
 
 RUN useradd --create-home fedsim && mkdir /work && chown fedsim /work

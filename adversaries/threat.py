@@ -137,6 +137,8 @@ def describe(experiment: Experiment) -> list[dict[str, object]]:
         relevant = set(WORDS)
         if has_batchnorm(experiment) is False:
             relevant -= {"batch_statistics", "running_statistics"}
+        if entry.vantage != "client":  # who is no client has no data that it could fail to see
+            relevant.discard("own_data")
         order = list(WORDS)
         sees = sorted(seen.sees, key=order.index)
         knows = sorted(seen.knows - seen.sees, key=order.index)

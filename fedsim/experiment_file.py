@@ -112,15 +112,18 @@ def as_toml(experiment: Experiment) -> str:
     return tomli_w.dumps(as_table(experiment))
 
 
-def component(kind: str, name: str, texts: Sequence[str]) -> Component:
-    """One component from its name and `key=value` settings, outside of any file. Raises InputError."""
+def component(kind: str, name: str, texts: Sequence[str], source: str = "") -> Component:
+    """One component from its name and `key=value` settings, outside of any file; `source` is where the name was given.
+
+    Raises InputError.
+    """
     settings: dict[str, Any] = {}
     typed: dict[Path, str] = {}
     for text in texts:
         path, value = parse_setting(text)
         _override(settings, path, value, text)
         typed[path] = text
-    problems = Problems(name, {}, typed)
+    problems = Problems(source or name, None, typed)
     made = _component(kind, {"name": name, **settings}, (), problems)
     if made is None or problems.found:
         raise InputError(*problems.folded())

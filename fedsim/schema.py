@@ -30,9 +30,9 @@ FOLD = 5
 
 
 class Problems:
-    """Collects what is wrong, each with its place: `file:line: key: problem`."""
+    """Collects what is wrong, each with its place: `file:line: key: problem`. Without `lines` the source has none."""
 
-    def __init__(self, source: str, lines: Mapping[Path, int], overrides: Mapping[Path, str]) -> None:
+    def __init__(self, source: str, lines: Mapping[Path, int] | None, overrides: Mapping[Path, str]) -> None:
         self._source, self._lines, self._overrides = source, lines, overrides
         self.found: list[str] = []
 
@@ -60,12 +60,12 @@ class Problems:
             if words[:end] in overrides:
                 return f"--set {overrides[words[:end]]}"
         for override, setting in overrides.items():
-            if words == override[: len(words)] and path not in self._lines:
+            if words == override[: len(words)] and path not in (self._lines or ()):
                 return f"--set {setting}"
         for end in range(len(path), 0, -1):
-            if path[:end] in self._lines:
+            if self._lines is not None and path[:end] in self._lines:
                 return f"{self._source}:{self._lines[path[:end]]}"
-        return f"{self._source}:1"
+        return self._source if self._lines is None else f"{self._source}:1"
 
 
 def dotted(path: Path) -> str:

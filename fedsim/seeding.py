@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def derive(seed: int, *purpose: str | int) -> int:
     """A 63-bit integer: the start of SHA-256 over the seed and the purpose, e.g. `derive(0, "batch", 3, 7)`."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in (seed, *purpose))
+    # Told apart, so that "3" and 3 differ, while NumPy's 3 is Python's.
+    text = "\x1f".join(f"{'str' if isinstance(part, str) else 'int'}:{part}" for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

@@ -122,7 +122,7 @@ def test_check_says_who_sees_what(valid: str, capsys: Capture) -> None:
     assert any("global model" in line for line in sees)
     assert len(granted) == 1
     assert "labels" in granted[0]
-    assert any("its own data" in line for line in hidden)
+    assert any("which defenses the client uses, with their settings" in line for line in hidden)
     assert not any("BatchNorm" in line for line in lines), "the model has none"
 
 
@@ -160,7 +160,7 @@ def test_check_as_json_holds_the_resolved_experiment_and_the_threat_models(valid
     [view] = found["who_sees_what"]
     assert (view["adversary"], view["vantage"], view["targets"], view["rounds"]) == ("geiping", "link", [0], [1])
     assert view["knows"] == ["the labels of the private batch"]
-    assert "its own data" in view["does_not_see"]
+    assert "which defenses the client uses, with their settings" in view["does_not_see"]
     assert not set(view["sees"]) & set(view["does_not_see"])
 
 

@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> int:
     """Give every stored capture that grants what the plugin needs to it, score, and write the report again."""
     folder = RunFolder.open(Path(options.folder))
     experiment = read(str(folder.experiment))
-    plugin = component("adversaries", options.adversary, options.settings)
+    plugin = component("adversaries", options.adversary, options.settings, f"--adversary {options.adversary}")
     name = _free(options.id or plugin.name, folder)
 
     from fedsim import report, screens

@@ -101,5 +101,6 @@ def test_the_description_says_who_sees_what_and_what_not(small: Any) -> None:
     (view,) = threat.describe(spied(small(), targets=(0, 2)))
     assert "an eavesdropper on the link between the server and client 0 and 2" in view["words"]
     assert view["knows"] == ["the labels of the private batch"]
-    assert "its own data" in view["does_not_see"]
+    assert "its own data" not in view["does_not_see"], "an eavesdropper has none"
+    assert "which defenses the client uses, with their settings" in view["does_not_see"]
     assert not any("BatchNorm" in item for item in view["does_not_see"])
