@@ -1,5 +1,5 @@
 # docker build -t fedsim .            the simulator on the processor
-# docker run --rm -v "$PWD/runs:/work/runs" fedsim run quickstart
+# docker run --rm -v "$PWD/runs:/home/fedsim/runs" fedsim run quickstart
 FROM python:3.12-slim
 
 WORKDIR /src
@@ -14,8 +14,8 @@ ARG TORCH_ARGS=""
 RUN pip install --no-cache-dir $TORCH_ARGS torch torchvision \
     && pip install --no-cache-dir .
 
-RUN useradd --create-home fedsim && mkdir /work && chown fedsim /work
+RUN useradd --create-home fedsim
 USER fedsim
-WORKDIR /work
+WORKDIR /home/fedsim
 ENTRYPOINT ["fedsim"]
 CMD ["--help"]

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 import fedsim.grids.flower_internals as flower
 from fedsim import batchnorm, protocol
-from fedsim.clients.workplace import workplace
+from fedsim.clients.workbench import workbench
 from fedsim.experiment import Experiment
 from fedsim.grids.deployment import experiment_of
 
@@ -28,7 +28,7 @@ def client_app(experiment: Experiment | None = None) -> ClientApp:
 
 
 def _train(experiment: Experiment, message: Message, context: Context) -> Message:
-    place = workplace(experiment)
+    place = workbench(experiment)
     client = int(context.node_config["partition-id"])
     content = message.content
     round_ = int(_config(content)[protocol.ROUND])  # type: ignore[arg-type]

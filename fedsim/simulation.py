@@ -22,7 +22,7 @@ from fedsim.adversaries.storage import JobStore
 from fedsim.adversaries.wiretap import Wiretap
 from fedsim.attacks import Attack, run_attacks
 from fedsim.clients.app import client_app
-from fedsim.clients.workplace import Workplace, workplace
+from fedsim.clients.workbench import Workbench, workbench
 from fedsim.errors import InputError
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.grids.inline import InlineGrid
@@ -53,7 +53,7 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
     """
     if experiment.runtime.threads:
         torch.set_num_threads(experiment.runtime.threads)
-    place = workplace(experiment)
+    place = workbench(experiment)
     _check_built(experiment, place)
     outcome = Outcome(facts=_facts(experiment, place))
     store = JobStore(folder.captures, folder.jobs)
@@ -97,7 +97,7 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
 class _Witness:
     """Derives again what a client had, and gives out the one item that is asked for."""
 
-    def __init__(self, place: Workplace, grid: InlineGrid) -> None:
+    def __init__(self, place: Workbench, grid: InlineGrid) -> None:
         self._place, self._grid = place, grid
 
     def __call__(self, client: int, round_: int, item: str, request: RecordDict) -> Mapping[str, Tensor]:
@@ -123,7 +123,7 @@ def _known(key: str) -> str:
     return f"known/{kind}/{layer}"
 
 
-def _check_built(experiment: Experiment, place: Workplace) -> None:
+def _check_built(experiment: Experiment, place: Workbench) -> None:
     """Whether a model from elsewhere (torchvision:NAME) has BatchNorm can be told only now that it is built."""
     if threat.has_batchnorm(experiment) is not None:
         return
@@ -152,7 +152,7 @@ def _note_unseen(entry: AdversaryEntry, attacks: list[Attack], warn: Any) -> Non
                 )
 
 
-def _public(experiment: Experiment, place: Workplace) -> dict[str, Any]:
+def _public(experiment: Experiment, place: Workbench) -> dict[str, Any]:
     """The training protocol that every participant knows."""
     data, model = place.federation.data, experiment.model.describe()
     name = model.pop("name")
@@ -169,7 +169,7 @@ def _public(experiment: Experiment, place: Workplace) -> dict[str, Any]:
     }
 
 
-def _facts(experiment: Experiment, place: Workplace) -> dict[str, Any]:
+def _facts(experiment: Experiment, place: Workbench) -> dict[str, Any]:
     """The part of the manifest that needs data and model."""
     data = place.federation.data
     labels = [data.train.labels[share] for share in place.federation.shares]

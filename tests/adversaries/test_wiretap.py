@@ -15,7 +15,7 @@ from torch import Tensor
 from fedsim.adversaries import threat
 from fedsim.adversaries.base import Job, Observation
 from fedsim.adversaries.storage import JobStore, observation_bytes, observation_from
-from fedsim.clients.workplace import workplace
+from fedsim.clients.workbench import workbench
 from fedsim.errors import FedsimError
 from fedsim.experiment import AdversaryEntry, Component, Experiment
 from fedsim.runs import RunFolder
@@ -60,7 +60,7 @@ def watch(experiment: Experiment, folder: Path, **entry: Any) -> list[Observatio
 
 def secrets(experiment: Experiment) -> dict[str, bytes]:
     """Bytes that identify what client 0 has in round 1: 16 that stand side by side in its data or its raw gradient."""
-    place = workplace(replace(experiment, adversaries=()))
+    place = workbench(replace(experiment, adversaries=()))
     from fedsim.server.app import Rounds
 
     start = Rounds(experiment)
@@ -174,9 +174,9 @@ def test_an_observation_is_a_frozen_copy(small: Any, tmp_path: Path) -> None:
 def test_a_client_that_drops_out_shows_nothing_and_that_is_said(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedsim.clients.workplace import Workplace
+    from fedsim.clients.workbench import Workbench
 
-    monkeypatch.setattr(Workplace, "train", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(Workbench, "train", lambda *a, **k: 1 / 0)
     warnings: list[str] = []
 
     class Listening(Silent):

@@ -9,7 +9,7 @@ from flwr.app import Context, Message, RecordDict
 from torch import Tensor
 
 from fedsim.clients.app import client_app
-from fedsim.clients.workplace import workplace
+from fedsim.clients.workbench import workbench
 from fedsim.experiment import Experiment
 from fedsim.grids.flower_internals import from_record, to_record
 from fedsim.grids.inline import InlineGrid, client_of
@@ -41,7 +41,7 @@ def test_fedavg_is_the_mean_of_the_updates_weighted_by_examples(small: Any) -> N
     start = Rounds(experiment).parameters
     _, final = federate(experiment, note)
     total = sum(count for count, _ in updates)
-    assert total == len(workplace(experiment).federation.data.train)
+    assert total == len(workbench(experiment).federation.data.train)
     for name, value in start.items():
         mean = sum(count / total * update[name] for count, update in updates)
         torch.testing.assert_close(final[name], value - 0.1 * mean)
@@ -85,16 +85,16 @@ def test_clients_are_drawn_by_the_seed(small: Any) -> None:
 
 
 def test_a_client_that_raises_is_a_dropout_and_the_others_count(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedsim.clients.workplace import Workplace
+    from fedsim.clients.workbench import Workbench
 
-    honest = Workplace.train
+    honest = Workbench.train
 
-    def train(self: Workplace, client: int, *arguments: Any, **more: Any) -> Any:
+    def train(self: Workbench, client: int, *arguments: Any, **more: Any) -> Any:
         if client == 2:
             raise MemoryError("not enough")
         return honest(self, client, *arguments, **more)
 
-    monkeypatch.setattr(Workplace, "train", train)
+    monkeypatch.setattr(Workbench, "train", train)
     records, _ = federate(small(rounds=1))
     assert records[1].clients == (0, 1, 3)
     (dropout,) = records[1].dropouts
@@ -115,9 +115,9 @@ def test_nan_from_a_client_leaves_the_rest_as_if_it_had_not_been_there(small: An
 
 
 def test_too_few_survivors_skip_the_round_and_leave_the_model(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedsim.clients.workplace import Workplace
+    from fedsim.clients.workbench import Workbench
 
-    monkeypatch.setattr(Workplace, "train", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(Workbench, "train", lambda *a, **k: 1 / 0)
     experiment = small(rounds=1)
     records, final = federate(experiment)
     assert records[1].skipped is not None and "0 usable updates" in records[1].skipped
@@ -197,7 +197,7 @@ def test_every_batchnorm_policy_trains_and_sends_what_it_says(small: Any, policy
         )
 
     records, _ = federate(experiment, note)
-    model = workplace(experiment).model
+    model = workbench(experiment).model
     assert all(names == batchnorm.expected_keys(policy, model) for names in sent)
     assert all(bool(names) is (policy in ("share_batch", "share_running", "freeze")) for names in broadcast)
     assert all(not record.dropouts for record in records)

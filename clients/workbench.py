@@ -1,4 +1,4 @@
-"""What a process needs to play any client of an experiment: the data, the partition and one model as a workbench."""
+"""What a process needs to play any client of an experiment: the data, the partition, and one model to work on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PrivateRound:
     statistics: Mapping[str, Tensor]
 
 
-class Workplace:
+class Workbench:
     """One process's copy of an experiment's data and model."""
 
     def __init__(self, experiment: Experiment) -> None:
@@ -119,9 +119,9 @@ class Workplace:
 
 
 @functools.lru_cache(maxsize=2)
-def workplace(experiment: Experiment) -> Workplace:
-    """The workplace of this process for an experiment, made on first use."""
-    return Workplace(experiment)
+def workbench(experiment: Experiment) -> Workbench:
+    """The workbench of this process for an experiment, made on first use."""
+    return Workbench(experiment)
 
 
 def _encoded(batch: Batch, defenses: tuple[Component, ...], seed: int, round_: int, client: int, step: int) -> Batch:
