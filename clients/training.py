@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim import batchnorm, seeding
-from fedsim.data.dataset import Images, Normalisation
+from fedsim.data.dataset import Normalisation
 from fedsim.experiment import Algorithm, LocalTraining
 from fedsim.models.loss import cross_entropy
 from fedsim.protocol import Batch, Update
@@ -126,8 +126,3 @@ def _sgd(
 def _loss(model: nn.Module, batch: Batch, normalise: Normalisation, device: torch.device) -> Tensor:
     images, labels = batch.images.to(device), batch.labels.to(device)
     return cross_entropy(model(normalise(images)), labels)
-
-
-def batches_of(images: Images, indices: Sequence[Tensor]) -> list[Batch]:
-    """The batches at some indices."""
-    return [images.batch(index) for index in indices]

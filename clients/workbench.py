@@ -64,7 +64,7 @@ class Workbench:
             raise ValueError(f"client {client} has no data")
         batches = [
             _encoded(batch, settings.defenses, experiment.seed, round_, client, step)
-            for step, batch in enumerate(training.batches_of(self.federation.data.train, indices))
+            for step, batch in enumerate(map(self.federation.data.train.batch, indices))
         ]
         batchnorm.load_statistics(self.model, {**self.initial_statistics, **buffers})
         trained = training.train(
@@ -98,9 +98,8 @@ class Workbench:
         statistics: bool,
     ) -> PrivateRound:
         """Derive again what the client had in a round. Batch statistics cost a training, so they are asked for."""
-        indices = torch.cat(self._schedule(client, round_))
-        _, first = _first_uses(indices)
-        batch = self.federation.data.train.batch(indices[first])
+        used = torch.cat(self._schedule(client, round_)).tolist()
+        batch = self.federation.data.train.batch(list(dict.fromkeys(used)))
         if not statistics:
             return PrivateRound(batch, {})
         trained, _ = self.train(client, round_, parameters, buffers, record=True)
@@ -129,11 +128,3 @@ def _encoded(batch: Batch, defenses: tuple[Component, ...], seed: int, round_: i
         if hasattr(defense.settings, "encode"):
             batch = defense.settings.encode(batch, seeding.generator(seed, "encode", round_, client, step, place))
     return batch
-
-
-def _first_uses(indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct values, and the position of each one's first use, in the order of use."""
-    seen: dict[int, int] = {}
-    for position, value in enumerate(indices.tolist()):
-        seen.setdefault(value, position)
-    return torch.tensor(list(seen)), torch.tensor(list(seen.values()))

@@ -74,7 +74,10 @@ def install(model: nn.Module, mode: str, seen: Observation, device: torch.device
     if not found:
         return Norms((), ())
     private = mode in ("exact", "own_statistics")
-    source = _private(seen) if private else _running(seen)
+    if private:  # under the policy share_batch the client itself sends them
+        source = _pairs(seen, "sent_buffers", "mean", "var")
+    else:
+        source = _pairs(seen, "buffers", "running_mean", "running_var")
     made, wanted = [], []
     for name, layer in found.items():
         if name not in source:
@@ -88,21 +91,15 @@ def install(model: nn.Module, mode: str, seen: Observation, device: torch.device
     return Norms(tuple(made), tuple(wanted) if mode != "proxy" else ())
 
 
-def _private(seen: Observation) -> dict[str, Pair]:
-    """The private batch's statistics: granted, or sent by the client itself (policy share_batch)."""
-    mean, variance = seen.part("known/mean"), seen.part("known/var")
-    if not mean:
-        sent = seen.part("sent_buffers")
-        mean = {name.removesuffix(".mean"): value for name, value in sent.items() if name.endswith(".mean")}
-        variance = {name.removesuffix(".var"): value for name, value in sent.items() if name.endswith(".var")}
-    return {name: (value, variance[name]) for name, value in mean.items()}
-
-
-def _running(seen: Observation) -> dict[str, Pair]:
-    """The running statistics: granted, or broadcast by the server."""
-    mean, variance = seen.part("known/running_mean"), seen.part("known/running_var")
-    if not mean:
-        sent = seen.part("buffers")
-        mean = {n.removesuffix(".running_mean"): v for n, v in sent.items() if n.endswith(".running_mean")}
-        variance = {n.removesuffix(".running_var"): v for n, v in sent.items() if n.endswith(".running_var")}
-    return {name: (value, variance[name]) for name, value in mean.items()}
+def _pairs(seen: Observation, sent: str, mean: str, variance: str) -> dict[str, Pair]:
+    """Statistics by layer: as granted (`known/MEAN/LAYER`), else as they travelled (`SENT/LAYER.MEAN`)."""
+    granted = {kind: seen.part(f"known/{kind}") for kind in (mean, variance)}
+    if not granted[mean]:
+        travelled = seen.part(sent)
+        granted = {
+            kind: {
+                name.removesuffix(f".{kind}"): value for name, value in travelled.items() if name.endswith(f".{kind}")
+            }
+            for kind in (mean, variance)
+        }
+    return {name: (value, granted[variance][name]) for name, value in granted[mean].items()}

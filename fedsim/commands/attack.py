@@ -12,8 +12,6 @@ from fedsim.experiment import KNOWLEDGE, AdversaryEntry, Component
 from fedsim.experiment_file import component, read
 from fedsim.runs import RunFolder, read_lines
 
-QUARANTINED = 3
-
 
 def run(options: argparse.Namespace) -> int:
     """Give every stored capture that grants what the plugin needs to it, score, and write the report again."""
@@ -22,10 +20,11 @@ def run(options: argparse.Namespace) -> int:
     plugin = component("adversaries", options.adversary, options.settings, f"--adversary {options.adversary}")
     name = _free(options.id or plugin.name, folder)
 
-    from fedsim import report, screens
+    from fedsim import screens
     from fedsim.adversaries.base import Observation
     from fedsim.adversaries.storage import JobStore
     from fedsim.attacks import Attack, run_attacks
+    from fedsim.commands.ending import QUARANTINED, conclude
     from fedsim.devices import choose_device
 
     store = JobStore(folder.captures, folder.jobs)
@@ -58,16 +57,8 @@ def run(options: argparse.Namespace) -> int:
             screen.warn(f"{left} of {len(seen)} captures do not grant what '{plugin.name}' needs and are left out")
         lines = run_attacks(attacks, experiment, folder, choose_device(experiment.runtime.device), screen, screen.warn)
     _note(folder, name, plugin, usable)
-    page = report.write(folder.path)
     code = QUARANTINED if any(line["status"] == "failed" for line in lines) else 0
-    if options.json:
-        screens.emit("done", run=str(folder.path), report=str(page), attacks=lines, exit=code)
-        return code
-    from fedsim.commands.tables import show
-
-    show(folder)
-    print(f"\nreport: {page}")
-    return code
+    return conclude(folder, code, options.json, attacks=lines)
 
 
 def _free(name: str, folder: RunFolder) -> str:

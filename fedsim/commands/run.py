@@ -15,8 +15,6 @@ from fedsim.experiment import Experiment
 from fedsim.experiment_file import as_toml, read
 from fedsim.runs import RunFolder, check_new, new_path, write_whole
 
-QUARANTINED = 3
-
 
 def run(options: argparse.Namespace) -> int:
     """Validate everything, then train, attack, score and report."""
@@ -30,7 +28,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(experiment: Experiment, path: Path, json_lines: bool) -> int:
     # Here, not above: what is wrong with the input is said before torch is imported.
-    from fedsim import report, screens
+    from fedsim import screens
+    from fedsim.commands.ending import QUARANTINED, conclude
     from fedsim.simulation import simulate
 
     folder = RunFolder.create(path)
@@ -64,12 +63,4 @@ def _run(experiment: Experiment, path: Path, json_lines: bool) -> int:
         raise
     code = QUARANTINED if outcome.quarantined else 0
     end("done", code, warnings=outcome.warnings, **outcome.facts)
-    page = report.write(path)
-    if json_lines:
-        screens.emit("done", run=str(path), report=str(page), exit=code)
-        return code
-    from fedsim.commands.tables import show
-
-    show(folder)
-    print(f"\nreport: {page}")
-    return code
+    return conclude(folder, code, json_lines)

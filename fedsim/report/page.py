@@ -16,7 +16,6 @@ from markupsafe import Markup
 
 from fedsim.errors import FedsimError
 from fedsim.report import charts, diagram, words
-from fedsim.report.files import write_whole
 from fedsim.report.formats import MISSING, counted, duration, finite, fixed, numbered, plain, significant, whole
 from fedsim.report.pictures import layout
 from fedsim.report.reading import (
@@ -35,6 +34,7 @@ from fedsim.report.reading import (
     text,
 )
 from fedsim.report.table import attack_cells, round_cells
+from fedsim.runs import write_whole
 
 HERE = Path(__file__).parent
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.report.files import write_whole
+from fedsim.runs import write_whole
 
 COLUMNS = 16
 """Images side by side before the picture wraps."""
