@@ -27,8 +27,11 @@ class Observation:
         `own/labels` of the adversary itself, for the vantage `client`. Absent is what this vantage may not see.
     facts: JSON data. `model` {name, settings}, `image_shape` [C, H, W], `classes`, `mean` and `std` (the data set's
         normalisation, one value a channel), `batchnorm` (policy), `algorithm`, `num_examples`, `num_steps`,
-        `learning_rate` (local), `bytes_down` and `bytes_up`, `defenses` [{name, ...}] where the threat model grants it,
-        and `granted`: all that it shows and grants, in the words of `fedsim.experiment`.
+        `learning_rate`, `batch_size`, `momentum` and `weight_decay` (of the local steps), `bytes_down` and `bytes_up`,
+        `defenses` [{name, ...}] where the threat model grants it, `clients`: whose updates were summed, where only a
+        sum is shown; `update` is then the mean weighted by the number of examples, the gradient of the batch of all,
+        `num_examples` their sum, and labels stand one client after the other; and `granted`: all that it shows and
+        grants, in the words of `fedsim.experiment`.
     """
 
     round: int
@@ -59,7 +62,7 @@ class Job:
 class Reconstruction:
     """What an attack returns.
 
-    images: float32 (N, C, H, W) in [0, 1].
+    images: float32 (N, C, H, W) in [0, 1]; None from an attack that is after the labels alone.
     labels: int64 (N,), the attack's own guess or the labels it was granted; None if it makes no claim.
     objective: the attack's own final loss, the only thing by which it may choose among trials.
     history: (iteration, objective) pairs, for the report.
@@ -67,7 +70,7 @@ class Reconstruction:
     status: "done", or a word for what went wrong ("nan": the last finite guess is returned).
     """
 
-    images: Tensor
+    images: Tensor | None
     labels: Tensor | None
     objective: float
     iterations: int
@@ -77,8 +80,32 @@ class Reconstruction:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Situation:
+    """What is known before round 0 of what an adversary is to attack: all of it public to the participants.
+
+    model: its name. has_batchnorm: None where only the built model can tell. batchnorm: the policy.
+    algorithm: `fedsgd` or `fedavg`. one_gradient: whether each update is one gradient, up to the rate: one local step
+        without weight decay.
+    batch_sizes: of the local steps of each targeted client. aggregate: whether only the sum of their updates is shown.
+    """
+
+    model: str
+    has_batchnorm: bool | None
+    batchnorm: str
+    algorithm: str
+    one_gradient: bool
+    batch_sizes: tuple[int, ...]
+    aggregate: bool = False
+
+
 class Adversary(Protocol):
     """An adversary plugin.
+
+    Two methods more are asked if they are there, both before round 0. Either returns why the adversary cannot work, in
+    words for the user, or None:
+        objection(situation: Situation) -> str | None, without torch, and
+        objection_to(model: nn.Module, situation: Situation) -> str | None, once the model is built.
 
     needs: what it must see or know, in the words of the threat model (`fedsim.experiment.SIGHTS` and `KNOWLEDGE`).
         Checked before round 0; a run whose threat model does not grant them all is refused, naming plugin and item.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedsim.adversaries.base import Situation
 from fedsim.experiment import KNOWLEDGE, POWERS, SIGHTS, AdversaryEntry, Experiment
 from fedsim.schema import Problems
 
@@ -94,13 +95,29 @@ def refusals(entry: AdversaryEntry, experiment: Experiment) -> list[str]:
         elif power not in entry.powers:
             out.append(f"{name} needs the power '{power}', which is not granted; add it to powers")
     # A plugin may know more than its needs say about which models it works on.
-    objection = plugin.objection(has_batchnorm(experiment)) if hasattr(plugin, "objection") else None
+    objection = plugin.objection(situation(entry, experiment)) if hasattr(plugin, "objection") else None
     if objection:
         return [*out, f"{name} does not fit model '{experiment.model.name}': {objection}"]
     return [
         *out,
         *(f"{name} {_missing(item, entry, experiment)}" for item in sorted(plugin.needs - view(entry, experiment).has)),
     ]
+
+
+def situation(entry: AdversaryEntry, experiment: Experiment) -> Situation:
+    """What is public, before round 0, of what an adversary is to attack."""
+    clients = experiment.clients
+    trainings = [clients.training(client) for client in entry.targets]
+    return Situation(
+        model=experiment.model.name,
+        has_batchnorm=has_batchnorm(experiment),
+        batchnorm=clients.batchnorm,
+        algorithm=clients.algorithm,
+        one_gradient=clients.algorithm == "fedsgd"
+        or all(one.local_steps == 1 and not one.weight_decay for one in trainings),
+        batch_sizes=tuple(one.batch_size for one in trainings),
+        aggregate=entry.aggregate,
+    )
 
 
 def has_batchnorm(experiment: Experiment) -> bool | None:
@@ -163,14 +180,19 @@ def describe(experiment: Experiment) -> list[dict[str, object]]:
 def _sentence(
     entry: AdversaryEntry, experiment: Experiment, sees: list[str], knows: list[str], hidden: list[str]
 ) -> str:
-    targets = " and ".join([", ".join(map(str, entry.targets[:-1])), str(entry.targets[-1])]).removeprefix(" and ")
+    targets = _listed(entry.targets)
     place = _PLACES[entry.vantage].format(targets=targets, member=entry.member)
     rounds = ", ".join(map(str, entry.rounds))
     tls = " The links are encrypted (TLS)." if experiment.server.tls else ""
     text = f"'{entry.id}' is {place}.{tls} In round {rounds} it sees {_join(sees)}."
+    text += f" Of the updates of clients {targets} it sees the sum and no single one." if entry.aggregate else ""
     text += f" It is granted {_join(knows)}." if knows else " It is granted nothing else."
     text += f" It does not see {_join(hidden)}." if hidden else ""
     return text + " It changes no message."
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return " and ".join([", ".join(map(str, numbers[:-1])), str(numbers[-1])]).removeprefix(" and ")
 
 
 def _join(items: list[str]) -> str:

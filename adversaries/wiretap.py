@@ -7,10 +7,11 @@ the table never gets past this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import torch
 from flwr.app import Message, MessageType, RecordDict
 from torch import Tensor
 
@@ -18,7 +19,7 @@ import fedsim.grids.flower_internals as flower
 from fedsim import protocol
 from fedsim.adversaries import threat
 from fedsim.adversaries.base import Observation
-from fedsim.experiment import AdversaryEntry, Experiment
+from fedsim.experiment import AdversaryEntry, Experiment, LocalTraining
 from fedsim.grids.flower_internals import SERVER_NODE
 from fedsim.grids.inline import client_of
 
@@ -52,6 +53,7 @@ class Wiretap:
         self._witness = witness
         self._hand_over = on_observation
         self._requests: dict[tuple[int, int], RecordDict] = {}
+        self._parts: dict[tuple[str, int], list[Observation]] = {}
 
     def __call__(self, message: Message) -> None:
         """Look at one message on its way."""
@@ -67,7 +69,17 @@ class Wiretap:
         if request is None or message.has_error():
             return
         for entry in self._interested(round_, client):
-            self._hand_over(entry, self._observe(entry, round_, client, request, message.content))
+            seen = self._observe(entry, round_, client, request, message.content)
+            if entry.aggregate:
+                self._parts.setdefault((entry.id, round_), []).append(seen)
+            else:
+                self._hand_over(entry, seen)
+
+    def close(self) -> None:
+        """Hand over the sums, when all rounds are over."""
+        for entry in self._experiment.adversaries:
+            for round_ in sorted({round_ for name, round_ in self._parts if name == entry.id}):
+                self._hand_over(entry, summed(self._parts.pop((entry.id, round_))))
 
     def _interested(self, round_: int, client: int) -> Iterator[AdversaryEntry]:
         for entry in self._experiment.adversaries:
@@ -85,6 +97,7 @@ class Wiretap:
             facts["bytes_down"], facts["bytes_up"] = _size(request), _size(reply)
         if "global_model" in view.sees:
             facts.update(self._public)
+            facts.update(_protocol(self._experiment.clients.training(client)))
             tensors.update(_tensors("model", request, protocol.ARRAYS))
             tensors.update(_tensors("buffers", request, protocol.BUFFERS))
         if "update" in view.sees:
@@ -103,6 +116,33 @@ class Wiretap:
         facts["granted"] = sorted(view.has)
         frozen = {name: value.detach().cpu().clone() for name, value in tensors.items()}
         return Observation(round_, client, entry.vantage, MappingProxyType(frozen), MappingProxyType(facts))
+
+
+def _protocol(training: LocalTraining) -> dict[str, Any]:
+    """What the server asks of a client's local steps."""
+    return {key: getattr(training, key) for key in ("learning_rate", "batch_size", "momentum", "weight_decay")}
+
+
+def summed(parts: Sequence[Observation]) -> Observation:
+    """What is left of several clients' observations in a round where only the sum is shown; see `Observation`.
+
+    Labels that are granted stand one client after the other; granted statistics are means, as the update is.
+    """
+    parts = sorted(parts, key=lambda seen: seen.client)
+    counts = torch.tensor([float(seen.facts["num_examples"]) for seen in parts], dtype=torch.float64)
+    shares = counts / counts.sum()
+    first = parts[0]
+    tensors = dict(first.tensors)
+    for name in tensors:
+        values = [seen.tensors[name] for seen in parts]
+        if name == "known/labels":
+            tensors[name] = torch.cat(values)
+        elif not name.startswith(("model/", "buffers/")):
+            mean = sum(share * value.double() for share, value in zip(shares, values, strict=True))
+            tensors[name] = torch.as_tensor(mean).to(values[0].dtype)
+    facts = {key: value for key, value in first.facts.items() if not key.startswith("bytes_")}
+    facts |= {"clients": [seen.client for seen in parts], "num_examples": int(counts.sum())}
+    return Observation(first.round, first.client, first.vantage, MappingProxyType(tensors), MappingProxyType(facts))
 
 
 def _tensors(prefix: str, content: RecordDict, record: str) -> dict[str, Tensor]:

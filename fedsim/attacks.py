@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from fedsim import progress, scoring, seeding
-from fedsim.adversaries.base import Reconstruction
+from fedsim.adversaries.base import Observation, Reconstruction
 from fedsim.adversaries.storage import JobStore
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.progress import Screen
+from fedsim.protocol import Batch
 from fedsim.report.pictures import comparison
 from fedsim.runs import RunFolder, append_line
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A job waiting to be run: whose it is, its address, and whose data of which round it is after."""
+    """A job waiting to be run: whose it is, its address, and whose data of which round it is after.
+
+    clients: one, or several where only the sum of their updates was shown.
+    """
 
     entry: AdversaryEntry
     job: str
-    client: int
+    clients: tuple[int, ...]
     round: int
+
+    @property
+    def name(self) -> str:
+        """For a screen."""
+        who = f"client {self.clients[0]}" if len(self.clients) == 1 else "clients " + "+".join(map(str, self.clients))
+        return f"{self.entry.id}, {who}, round {self.round}"
+
+
+def clients_of(seen: Observation) -> tuple[int, ...]:
+    """Whose data an observation is about."""
+    return tuple(seen.facts.get("clients", (seen.client,)))
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came of a job: the reconstruction or the plugin's error, and the wall time of its share."""
+
+    found: Reconstruction | Exception
+    seconds: float
 
 
 def run_attacks(
@@ -39,87 +63,146 @@ def run_attacks(
     """Run and score every job; a line of attacks.jsonl each, in the order of the experiment file.
 
     An attack draws from a generator that its job's content alone determines: the same job gives the same result in
-    whatever company it runs.
+    whatever company it runs, up to rounding where a plugin runs several jobs as one batch.
     """
     position = {entry.id: place for place, entry in enumerate(experiment.adversaries)}
+    ordered = sorted(attacks, key=lambda one: (position.get(one.entry.id, 0), one.round, one.clients))
     lines = []
-    for attack in sorted(attacks, key=lambda one: (position.get(one.entry.id, 0), one.round, one.client)):
-        line = _run(attack, experiment, folder, device, screen)
-        if line["status"] == "failed":
-            warn(
-                f"adversary '{attack.entry.id}' failed on client {attack.client}, round {attack.round}: {line['error']}"
+    for _, group in itertools.groupby(ordered, key=lambda one: one.entry.id):
+        for attack, answer in _answers(list(group), experiment, folder, device, screen):
+            line = _line(attack, answer, experiment, folder)
+            found = answer.found
+            screen.attack(
+                attack.name, 1, 1, "failed" if isinstance(found, Exception) else f"objective {found.objective:.4g}"
             )
-        append_line(folder.attacks, line)
-        lines.append(line)
+            if line["status"] == "failed":
+                warn(f"adversary '{attack.entry.id}' failed on {attack.name.partition(', ')[2]}: {line['error']}")
+            append_line(folder.attacks, line)
+            lines.append(line)
     return lines
 
 
-def _run(
-    attack: Attack, experiment: Experiment, folder: RunFolder, device: torch.device, screen: Screen
-) -> dict[str, Any]:
-    entry = attack.entry
-    name = f"{entry.id}, client {attack.client}, round {attack.round}"
+def _answers(
+    group: Sequence[Attack], experiment: Experiment, folder: RunFolder, device: torch.device, screen: Screen
+) -> Iterator[tuple[Attack, _Answer]]:
+    """Run the attacks of one adversary: one by one, or as one batch where its plugin says that this is better."""
+    plugin = group[0].entry.plugin.settings
+    together: dict[str, _Answer] = {}
+    if len(group) > 1 and hasattr(plugin, "batches"):
+        together = _together(group, experiment, folder, device, screen)
+    for attack in group:
+        yield attack, together.get(attack.job) or _alone(attack, experiment, folder, device, screen)
+
+
+def _alone(attack: Attack, experiment: Experiment, folder: RunFolder, device: torch.device, screen: Screen) -> _Answer:
+    start = time.perf_counter()
+    screen.attack(attack.name, 0, 1, "")
+    try:
+        job = JobStore(folder.captures, folder.jobs).get(attack.job)
+        with progress.listening(lambda done, total, note: screen.attack(attack.name, done, total, note)):
+            found: Reconstruction | Exception = attack.entry.plugin.settings.attack(
+                job, device, seeding.generator(experiment.seed, "attack", attack.job)
+            )
+    except Exception as error:
+        found = error
+    return _Answer(found, time.perf_counter() - start)
+
+
+def _together(
+    group: Sequence[Attack], experiment: Experiment, folder: RunFolder, device: torch.device, screen: Screen
+) -> dict[str, _Answer]:
+    """The answers by job; nothing if the plugin would rather have them one by one, or fails on the batch."""
+    plugin, name = group[0].entry.plugin.settings, f"{group[0].entry.id}, {len(group)} jobs at once"
+    start = time.perf_counter()
+    try:
+        if not plugin.batches(device):
+            return {}
+        store = JobStore(folder.captures, folder.jobs)
+        with progress.listening(lambda done, total, note: screen.attack(name, done, total, note)):
+            found = plugin.attack_many(
+                [store.get(attack.job) for attack in group],
+                device,
+                [seeding.generator(experiment.seed, "attack", attack.job) for attack in group],
+            )
+    except Exception as error:  # one by one shows which of them it is
+        screen.warn(f"adversary '{group[0].entry.id}': {type(error).__name__} with {len(group)} jobs at once: {error}")
+        return {}
+    screen.attack(name, 1, 1, "")
+    seconds = (time.perf_counter() - start) / len(group)
+    return {attack.job: _Answer(one, seconds) for attack, one in zip(group, found, strict=True)}
+
+
+def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
+    """What attacks.jsonl says of an attack: its answer, scored."""
+    entry, found = attack.entry, answer.found
     line: dict[str, Any] = {
         "adversary": entry.id,
         "plugin": entry.plugin.name,
-        "client": attack.client,
+        "client": attack.clients[0],
+        "clients": list(attack.clients),
         "round": attack.round,
         "vantage": entry.vantage,
         "knows": list(entry.knows),
         "aware": "defenses" in entry.knows,
-        "defenses": [defense.describe() for defense in experiment.clients.training(attack.client).defenses],
+        "defenses": [defense.describe() for defense in experiment.clients.training(attack.clients[0]).defenses],
         "job": attack.job,
     }
-    start = time.perf_counter()
-    screen.attack(name, 0, 1, "")
     try:
-        truth = scoring.read_truth(folder.truth, attack.client, attack.round)
-        job = JobStore(folder.captures, folder.jobs).get(attack.job)
-        with progress.listening(lambda done, total, note: screen.attack(name, done, total, note)):
-            found = entry.plugin.settings.attack(job, device, seeding.generator(experiment.seed, "attack", attack.job))
+        if isinstance(found, Exception):
+            raise found
+        truth = scoring.read_truth(folder.truth, attack.clients, attack.round)
         _check(found, tuple(truth.images.shape[1:]))
     except Exception as error:
-        screen.attack(name, 1, 1, "failed")
-        return {
-            **line,
-            "status": "failed",
-            "error": f"{type(error).__name__}: {error}",
-            "seconds": time.perf_counter() - start,
-        }
-    seconds = time.perf_counter() - start
+        text = f"{type(error).__name__}: {error}"
+        return {**line, "status": "failed", "error": text, "seconds": answer.seconds}
+    return {
+        **line,
+        **_scores(attack, found, truth, experiment, folder),
+        "status": found.status,
+        "error": None,
+        "iterations": found.iterations,
+        "seconds": answer.seconds,
+        "objective": found.objective,
+        "history": [list(pair) for pair in found.history],
+        "notes": dict(found.notes),
+    }
+
+
+def _scores(
+    attack: Attack, found: Reconstruction, truth: Batch, experiment: Experiment, folder: RunFolder
+) -> dict[str, Any]:
     before = {}
     if found.initial is not None:
         floor = scoring.score(found.initial.cpu(), None, truth, experiment.scores.lpips).fields
         before = {f"{key}_before": floor[key] for key in ("psnr", "ssim", "lpips")}
-    screen.attack(name, 1, 1, f"objective {found.objective:.4g}")
+    if found.images is None:
+        assert found.labels is not None
+        return {**scoring.score_labels(found.labels, truth, experiment.scores.lpips), "picture": None}
     result = scoring.score(found.images.cpu(), found.labels, truth, experiment.scores.lpips)
-    picture = folder.reconstructions / f"{entry.id}-c{attack.client}-r{attack.round}-{attack.job[:8]}.png"
+    clients = "-".join(map(str, attack.clients))
+    picture = folder.reconstructions / f"{attack.entry.id}-c{clients}-r{attack.round}-{attack.job[:8]}.png"
     comparison(result.truth.numpy(), result.guess.numpy(), picture)
-    return {
-        **line,
-        **result.fields,
-        **before,
-        "status": found.status,
-        "error": None,
-        "iterations": found.iterations,
-        "seconds": seconds,
-        "objective": found.objective,
-        "history": [list(pair) for pair in found.history],
-        "notes": dict(found.notes),
-        "picture": str(picture.relative_to(folder.path)),
-    }
+    return {**result.fields, **before, "picture": str(picture.relative_to(folder.path))}
 
 
 def _check(found: Reconstruction, shape: tuple[int, ...]) -> None:
     """A plugin's answer must be what the contract says, or it is the plugin's failure."""
     if not isinstance(found, Reconstruction):
         raise TypeError(f"attack returned {type(found).__name__}, not a Reconstruction")
-    images = found.images
+    images, labels = found.images, found.labels
+    if labels is not None:
+        whole = isinstance(labels, torch.Tensor) and labels.dim() == 1 and not labels.is_floating_point()
+        if not whole or bool((labels < 0).any()):
+            raise ValueError("labels must be a tensor (N,) of whole numbers from 0 on")
+    if images is None:
+        if labels is None or len(labels) == 0:
+            raise ValueError("neither images nor labels were returned")
+        return
     if not isinstance(images, torch.Tensor) or images.dim() != 4 or len(images) == 0:
         raise ValueError(f"images must be a tensor (N, C, H, W), not {getattr(images, 'shape', type(images).__name__)}")
     if tuple(images.shape[1:]) != shape:
         raise ValueError(f"images have shape {tuple(images.shape[1:])} each, but the data set's have {shape}")
     if not torch.isfinite(images).all():
         raise ValueError("the returned images hold NaN or Inf")
-    if found.labels is not None and len(found.labels) != len(images):
-        raise ValueError(f"{len(images)} images, but {len(found.labels)} labels")
+    if labels is not None and len(labels) != len(images):
+        raise ValueError(f"{len(images)} images, but {len(labels)} labels")

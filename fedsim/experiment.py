@@ -127,6 +127,9 @@ class AdversaryEntry:
     powers: tuple[Power, ...] = ()
     member: Index | None = None
     """The client that the adversary is, for the vantage `client`."""
+    aggregate: bool = False
+    """It is shown the sum of its targets' updates in a round and no single one, as an ideal secure aggregation would
+    have it. For the vantage `server`."""
 
 
 @dataclass(frozen=True)

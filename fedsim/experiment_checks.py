@@ -119,6 +119,11 @@ def _adversaries(experiment: Experiment, problems: Problems) -> None:
             problems.add((*path, "member"), 'missing; with vantage = "client", say which client the adversary is')
         if entry.vantage != "client" and entry.member is not None:
             problems.add((*path, "member"), f'belongs to vantage = "client", but this one is "{entry.vantage}"')
+        if entry.aggregate and entry.vantage != "server":
+            problems.add(
+                (*path, "aggregate"),
+                f'the sum of updates is what a server sees, but the vantage is "{entry.vantage}"; use "server"',
+            )
         if entry.member is not None and entry.member >= experiment.clients.count:
             problems.add((*path, "member"), _no_client(entry.member, experiment))
 

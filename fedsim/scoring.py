@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ def write_truth(folder: Path, client: int, round_: int, batch: Batch) -> None:
     write_whole(_path(folder, client, round_), pack({"images": batch.images, "labels": batch.labels}, {}))
 
 
-def read_truth(folder: Path, client: int, round_: int) -> Batch:
-    """What `write_truth` stored."""
-    tensors, _ = unpack(_path(folder, client, round_).read_bytes())
-    return Batch(tensors["images"], tensors["labels"])
+def read_truth(folder: Path, clients: Sequence[int], round_: int) -> Batch:
+    """What `write_truth` stored of these clients, as one batch."""
+    parts = [unpack(_path(folder, client, round_).read_bytes())[0] for client in clients]
+    return Batch(*(torch.cat([part[key] for part in parts]) for key in ("images", "labels")))
 
 
 def has_truth(folder: Path, client: int, round_: int) -> bool:
@@ -42,6 +43,21 @@ class Score:
     fields: dict[str, Any]
     guess: Tensor
     truth: Tensor
+
+
+def score_labels(labels: Tensor | None, truth: Batch, lpips_net: LpipsNet) -> dict[str, Any]:
+    """The fields of an attack that was after the labels alone: no image, no score of one."""
+    return {
+        "images": 0,
+        "batch": len(truth),
+        "psnr": None,
+        "ssim": None,
+        "lpips": None,
+        "lpips_net": lpips_net,
+        "lpips_note": None,
+        "label_accuracy": None if labels is None else metrics.label_accuracy(labels, truth.labels),
+        "per_image": {"psnr": [], "ssim": [], "lpips": None},
+    }
 
 
 def score(images: Tensor, labels: Tensor | None, truth: Batch, lpips_net: LpipsNet) -> Score:

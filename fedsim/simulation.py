@@ -7,7 +7,7 @@ attacks -> scoring -> report.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from fedsim.adversaries import threat
 from fedsim.adversaries.base import Observation
 from fedsim.adversaries.storage import JobStore
 from fedsim.adversaries.wiretap import Wiretap
-from fedsim.attacks import Attack, run_attacks
+from fedsim.attacks import Attack, clients_of, run_attacks
 from fedsim.clients.app import client_app
 from fedsim.clients.workbench import Workbench, workbench
 from fedsim.errors import InputError
@@ -67,17 +67,17 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
         try:
             jobs = list(entry.plugin.settings.capture(seen))
             for job in jobs:
-                attacks.append(
-                    Attack(entry, store.put(job, entry.plugin.describe(), entry.id), seen.client, seen.round)
-                )
+                address = store.put(job, entry.plugin.describe(), entry.id)
+                attacks.append(Attack(entry, address, clients_of(seen), seen.round))
         except Exception as error:  # a plugin's fault must not end the training
             warn(
                 f"adversary '{entry.id}': capture of client {seen.client} in round {seen.round} failed: "
                 f"{type(error).__name__}: {error}"
             )
-        if not scoring.has_truth(folder.truth, seen.client, seen.round):
-            private = place.replay(seen.client, seen.round, {}, {}, statistics=False)
-            scoring.write_truth(folder.truth, seen.client, seen.round, private.batch)
+        for client in clients_of(seen):
+            if not scoring.has_truth(folder.truth, client, seen.round):
+                private = place.replay(client, seen.round, {}, {}, statistics=False)
+                scoring.write_truth(folder.truth, client, seen.round, private.batch)
 
     def on_round(record: RoundRecord) -> None:
         outcome.rounds.append(record)
@@ -88,6 +88,7 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
     wiretap = Wiretap(experiment, _public(experiment, place), _Witness(place, grid), on_observation)
     grid.watch(wiretap)
     server_app(experiment, on_round)(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
+    wiretap.close()
     for entry in experiment.adversaries:
         _note_unseen(entry, attacks, warn)
     outcome.attacks = run_attacks(attacks, experiment, folder, place.device, screen, warn)
@@ -124,13 +125,16 @@ def _known(key: str) -> str:
 
 
 def _check_built(experiment: Experiment, place: Workbench) -> None:
-    """Whether a model from elsewhere (torchvision:NAME) has BatchNorm can be told only now that it is built."""
-    if threat.has_batchnorm(experiment) is not None:
-        return
+    """What only the built model can show: its layers, and, of a model from elsewhere (torchvision:NAME), its
+    BatchNorm.
+    """
     has = bool(batchnorm.layers(place.model))
     for position, entry in enumerate(experiment.adversaries):
         plugin, path = entry.plugin.settings, f"adversaries[{position}]: '{entry.id}'"
-        objection = plugin.objection(has) if hasattr(plugin, "objection") else None
+        known = replace(threat.situation(entry, experiment), has_batchnorm=has)
+        objection = plugin.objection(known) if hasattr(plugin, "objection") else None
+        if not objection and hasattr(plugin, "objection_to"):
+            objection = plugin.objection_to(place.model, known)
         if objection:
             raise InputError(f"{path}: does not fit model '{experiment.model.name}': {objection}")
         asked = {"batch_statistics", "running_statistics"} & (set(entry.knows) | plugin.needs)
@@ -142,7 +146,7 @@ def _note_unseen(entry: AdversaryEntry, attacks: list[Attack], warn: Any) -> Non
     """A target that was not drawn, or dropped out, shows nothing; say so rather than leave a gap."""
     if entry.vantage == "client":
         return
-    done = {(attack.client, attack.round) for attack in attacks if attack.entry is entry}
+    done = {(client, attack.round) for attack in attacks if attack.entry is entry for client in attack.clients}
     for round_ in entry.rounds:
         for client in entry.targets:
             if (client, round_) not in done:
@@ -164,7 +168,6 @@ def _public(experiment: Experiment, place: Workbench) -> dict[str, Any]:
         "std": list(data.normalisation.std),
         "batchnorm": experiment.clients.batchnorm,
         "algorithm": experiment.clients.algorithm,
-        "learning_rate": experiment.clients.learning_rate,
         "loss": "cross_entropy",
     }
 

@@ -1,66 +1,115 @@
 """How far the guess's gradient is from the one that was seen: a scalar, and its derivative by the guess's gradient.
 
-The derivative is in closed form because the engine does not differentiate through the objective (see engine.py).
+The derivative is in closed form because the step does not differentiate through the objective (see step.py). Every
+function takes `gradient` (the guess's) and `target` (the one seen), tensor by tensor in the order of the model's
+parameters, and `weights`, one non-negative number a tensor or a tensor of the shape of each: 0 where an entry does not
+count. It returns the scalar and the derivative by each tensor of `gradient`. All of them can be traced and vmapped.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-Objective = Callable[[Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
-"""gradient of the guess -> (objective, its derivative by each of the gradient's tensors)."""
+Tensors = Sequence[Tensor]
+Valued = tuple[Tensor, list[Tensor]]
+Objective = Callable[[Tensors, Tensors, Sequence[float], "Tensors | None"], Valued]
+"""(gradient, target, a weight a tensor, masks) -> (objective, its derivative by each of the gradient's tensors).
+
+masks: 1 where an entry counts and 0 where it does not, one a tensor; None where all count.
+"""
 
 
-def cosine(target: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> Objective:
-    """1 - <g, t> / (|g| |t|) over all parameters together (Geiping et al. 2020, equation 4); in [0, 2].
+def layer_weights(scheme: str, count: int) -> list[float]:
+    """The weight of each of `count` parameter tensors, from the input's side on; the first one's is 1.
 
-    masks: 1 where an entry counts and 0 where it does not, one a tensor. Both gradients are taken as zero elsewhere.
-    The derivative is written into the same tensors at every call.
+    equal: 1. linear: falls evenly to 1 / count. exponential: exp(-i). TAG (Deng et al., EMNLP 2021, equation 5) wants
+    weights that fall with the distance from the input; the laws are those that breaching uses for it.
     """
-    kept = list(target) if masks is None else [t * m for t, m in zip(target, masks, strict=True)]
-    # As large as the model, so they are made once: fresh pages for them at every step cost more than the arithmetic.
-    room = [torch.empty_like(t) for t in kept]
-    masked = [] if masks is None else [torch.empty_like(t) for t in kept]
-    length = _inner(kept, kept, room).sqrt()
-
-    def objective(gradient: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        # Where entries do not count, `kept` is zero, so only |g| needs the masks.
-        g = gradient
-        if masks is not None:
-            g = [torch.mul(a, m, out=out) for a, m, out in zip(gradient, masks, masked, strict=True)]
-        square = _inner(g, g, room)
-        similarity = _inner(g, kept, room) / (square.sqrt() * length)
-        # d/dg of -<g, t> / (|g| |t|)
-        along_g, along_t = similarity / square, -1 / (square.sqrt() * length)
-        for a, t, out in zip(g, kept, room, strict=True):
-            torch.mul(a, along_g, out=out).addcmul_(t, along_t)
-        return 1 - similarity, room
-
-    return objective
+    laws: dict[str, Callable[[int], float]] = {
+        "equal": lambda i: 1.0,
+        "linear": lambda i: (count - i) / count,
+        "exponential": lambda i: math.exp(-i),
+    }
+    return [laws[scheme](i) for i in range(count)]
 
 
-def squared_l2(target: Sequence[Tensor]) -> Objective:
+def cosine(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None = None) -> Valued:
+    """1 - <g, t> / (|g| |t|) over all parameters together (Geiping et al. 2020, equation 4); in [0, 2]."""
+    similarity, direction = _similarity(gradient, target, weights, masks)
+    return 1 - similarity, [-d for d in direction]
+
+
+def angular(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None = None) -> Valued:
+    """arccos of that similarity, over pi: the angle between the gradients; in [0, 1]."""
+    similarity, direction = _similarity(gradient, target, weights, masks)
+    # The slope of arccos has no bound where the angle vanishes.
+    inside = similarity.clamp(-1 + 1e-7, 1 - 1e-7)
+    slope = -1 / (math.pi * (1 - inside * inside).sqrt())
+    return torch.arccos(inside) / math.pi, [slope * d for d in direction]
+
+
+def squared_l2(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None = None) -> Valued:
     """sum (g - t)^2 over all parameters (Zhu et al. 2019, equation 4)."""
+    difference = _difference(gradient, target, masks)
+    value = _sum([w * (d * d).sum() for d, w in zip(difference, weights, strict=True)])
+    return value, [2 * w * d for d, w in zip(difference, weights, strict=True)]
 
-    def objective(gradient: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        difference = [a - t for a, t in zip(gradient, target, strict=True)]
-        return _norm(difference).square(), [2 * d for d in difference]
+
+def l1(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None = None) -> Valued:
+    """sum |g - t| over all parameters."""
+    difference = _difference(gradient, target, masks)
+    value = _sum([w * d.abs().sum() for d, w in zip(difference, weights, strict=True)])
+    return value, [w * d.sign() for d, w in zip(difference, weights, strict=True)]
+
+
+def tag(scale: float) -> Objective:
+    """sum (g - t)^2 + scale sum |g - t|, weighted by layer (TAG: Deng et al., EMNLP 2021, equation 5)."""
+
+    def objective(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None = None) -> Valued:
+        square, by_square = squared_l2(gradient, target, weights, masks)
+        size, by_size = l1(gradient, target, weights, masks)
+        return square + scale * size, [a + scale * b for a, b in zip(by_square, by_size, strict=True)]
 
     return objective
 
 
-def _inner(one: Sequence[Tensor], other: Sequence[Tensor], room: Sequence[Tensor]) -> Tensor:
-    """<one, other> over all tensors together; overwrites `room`.
+def named(name: str, tag_scale: float) -> Objective:
+    """The objective of a name."""
+    return {"cosine": cosine, "angular": angular, "squared_l2": squared_l2, "l1": l1, "tag": tag(tag_scale)}[name]
 
-    Multiplied, then summed, because torch sums pairwise. `torch.dot` and `vector_norm` add up one float32 after the
-    other: over the 6 million entries of convnet6 that is wrong by up to 7e-4 on a CPU, more than the whole objective
-    of a good guess, and bends its derivative.
+
+def _similarity(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None) -> Valued:
+    """<g, t> / (|g| |t|) with the inner product sum_l w_l <g_l, t_l> over the entries that count, and its
+    derivative.
     """
-    return torch.stack([torch.mul(a, b, out=out).sum() for a, b, out in zip(one, other, room, strict=True)]).sum()
+    if masks is not None:
+        gradient = [g * m for g, m in zip(gradient, masks, strict=True)]
+        target = [t * m for t, m in zip(target, masks, strict=True)]
+    square = _inner(gradient, gradient, weights)
+    length = (square * _inner(target, target, weights)).sqrt()
+    similarity = _inner(gradient, target, weights) / length
+    along_g, along_t = -similarity / square, 1 / length
+    return similarity, [
+        torch.addcmul(g * (w * along_g), t, w * along_t) for g, t, w in zip(gradient, target, weights, strict=True)
+    ]
 
 
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(value) for value in tensors]))
+def _inner(one: Tensors, other: Tensors, weights: Sequence[float]) -> Tensor:
+    """Multiplied, then summed, because torch sums pairwise. `torch.dot` and `vector_norm` add up one float32 after the
+    other: over the 6 million entries of convnet6 that is wrong by up to 7e-4 on a CPU, more than the whole objective of
+    a good guess, and bends its derivative.
+    """
+    return _sum([w * (a * b).sum() for a, b, w in zip(one, other, weights, strict=True)])
+
+
+def _difference(gradient: Tensors, target: Tensors, masks: Tensors | None) -> list[Tensor]:
+    difference = [g - t for g, t in zip(gradient, target, strict=True)]
+    return difference if masks is None else [d * m for d, m in zip(difference, masks, strict=True)]
+
+
+def _sum(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).sum()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fedsim import batchnorm
 from fedsim.adversaries.base import Observation
+from fedsim.adversaries.inversion.normalisation import normalise
 from fedsim.errors import InputError
 
 Pair = tuple[Tensor, Tensor]
@@ -28,25 +29,35 @@ Pair = tuple[Tensor, Tensor]
 class AttackedNorm(nn.Module):
     """A BatchNorm layer of the model under attack. It keeps no running statistics and notes those of its last input.
 
-    fixed: the statistics to normalise by; None for the input's own.
+    mean, variance: buffers with the statistics to normalise by; None for the input's own.
     watch: whether to note the input's statistics, in `seen`.
     """
 
+    mean: Tensor | None
+    variance: Tensor
+
     def __init__(self, layer: batchnorm.Layer, fixed: Pair | None, watch: bool) -> None:
         super().__init__()
-        self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
-        self.fixed, self.watch = fixed, watch
+        if layer.affine:
+            self.weight, self.bias = layer.weight, layer.bias
+        else:  # scales by 1 and shifts by 0
+            self.register_buffer("weight", torch.ones(layer.num_features))
+            self.register_buffer("bias", torch.zeros(layer.num_features))
+        self.eps, self.watch = layer.eps, watch
+        self.register_buffer("mean", fixed[0] if fixed else None)
+        self.register_buffer("variance", fixed[1] if fixed else None)
         self.seen: Pair | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised input."""
-        if self.watch:
+        given: Pair | None = None if self.mean is None else (self.mean, self.variance)
+        used = given
+        if given is None or self.watch:
             variance, mean = torch.var_mean(x, dim=[d for d in range(x.dim()) if d != 1], unbiased=False)
-            self.seen = (mean, variance)
-        by_mean, by_variance = self.fixed if self.fixed is not None else (None, None)
-        return nn.functional.batch_norm(
-            x, by_mean, by_variance, self.weight, self.bias, training=self.fixed is None, eps=self.eps
-        )
+            self.seen = (mean, variance) if self.watch else None
+            used = given or (mean, variance)
+        assert used is not None
+        return normalise(x, *used, self.weight, self.bias, self.eps, own=given is None)
 
 
 @dataclass(frozen=True)
@@ -56,17 +67,18 @@ class Norms:
     layers: tuple[AttackedNorm, ...]
     wanted: tuple[Pair, ...]
 
-    def pairs(self) -> list[tuple[Pair, Pair]]:
-        """(statistics of the guess, wanted statistics), layer by layer, after a forward pass."""
+    def take(self) -> list[Pair]:
+        """The statistics of the guess, layer by layer, after a forward pass. The layers forget them."""
         out = []
-        for layer, wanted in zip(self.layers, self.wanted, strict=False):
+        for layer in self.layers if self.wanted else ():
             assert layer.seen is not None
-            out.append((layer.seen, wanted))
+            out.append(layer.seen)
+            layer.seen = None
         return out
 
 
 def install(model: nn.Module, mode: str, seen: Observation, device: torch.device) -> Norms:
-    """Replace the model's BatchNorm layers as the mode says; it must fit the model (see `Geiping.objection`).
+    """Replace the model's BatchNorm layers as the mode says; it must fit the model (see `Inversion.objection`).
 
     Raises InputError where the observation lacks the mode's statistics.
     """
@@ -84,7 +96,7 @@ def install(model: nn.Module, mode: str, seen: Observation, device: torch.device
             raise InputError(f"the observation has no statistics of layer '{name}', which batchnorm = \"{mode}\" needs")
         mean, variance = (value.to(device) for value in source[name])
         fixed = (mean, variance) if mode in ("exact", "proxy") else None
-        replaced = AttackedNorm(layer, fixed, watch=mode != "proxy")
+        replaced = AttackedNorm(layer, fixed, watch=mode != "proxy").to(device)
         model.set_submodule(name, replaced)
         made.append(replaced)
         wanted.append((mean, variance))

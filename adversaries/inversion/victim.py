@@ -33,6 +33,14 @@ class Victim:
     classes: int
     facts: Mapping[str, Any]
 
+    @property
+    def gradient(self) -> Tensors:
+        """The update as the gradient of the mean loss: of FedAvg, what one local step at the local rate came to."""
+        if self.facts["algorithm"] != "fedavg":
+            return self.target
+        rate = float(self.facts["learning_rate"])
+        return {name: value / rate for name, value in self.target.items()}
+
 
 def rebuild(seen: Observation, device: torch.device) -> Victim:
     """The victim that an observation shows. Needs the sights global_model, update and num_examples."""

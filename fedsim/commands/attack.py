@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     from fedsim import screens
     from fedsim.adversaries.base import Observation
     from fedsim.adversaries.storage import JobStore
-    from fedsim.attacks import Attack, run_attacks
+    from fedsim.attacks import Attack, clients_of, run_attacks
     from fedsim.commands.ending import QUARANTINED, conclude
     from fedsim.devices import choose_device
 
@@ -44,10 +44,12 @@ def run(options: argparse.Namespace) -> int:
     def entry(one: Observation) -> AdversaryEntry:
         knows: Any = tuple(item for item in KNOWLEDGE if item in one.facts["granted"])
         vantage: Any = one.vantage
-        return AdversaryEntry(name, plugin, vantage, (one.client,), (one.round,), knows)
+        return AdversaryEntry(
+            name, plugin, vantage, clients_of(one), (one.round,), knows, aggregate=len(clients_of(one)) > 1
+        )
 
     attacks = [
-        Attack(entry(one), store.put(job, plugin.describe(), name), one.client, one.round)
+        Attack(entry(one), store.put(job, plugin.describe(), name), clients_of(one), one.round)
         for one in usable
         for job in plugin.settings.capture(one)
     ]
@@ -73,9 +75,11 @@ def _free(name: str, folder: RunFolder) -> str:
 
 def _note(folder: RunFolder, name: str, plugin: Component, seen: list[Any]) -> None:
     """Add the adversary to the manifest's list of who sees what."""
+    from fedsim.attacks import clients_of
+
     manifest = manifests.read(folder)
     granted = sorted({item for one in seen for item in one.facts["granted"]})
-    clients = sorted({one.client for one in seen})
+    clients = sorted({client for one in seen for client in clients_of(one)})
     entry = {
         "adversary": name,
         "plugin": plugin.name,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fedsim.errors import InputError, suggestion
-from fedsim.settings import Count
+from fedsim.settings import Count, Positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,6 +81,28 @@ class LeNet:
 
 
 @dataclass(frozen=True)
+class CNN6:
+    """The network that R-GAP (Zhu, Blaschko, ICLR 2021) is shown on: six strided convolutions with LeakyReLU(0.2), then
+    one linear layer. Any image size. No BatchNorm.
+
+    For up to three channels the equations of each layer (weights and gradient) are at least as many as its inputs, so
+    that one image's gradient determines the image.
+    """
+
+    batchnorm: ClassVar[bool | None] = False
+
+    channels: tuple[Count, Count, Count, Count, Count, Count] = (12, 36, 36, 36, 64, 128)
+    """Of the six convolutions. The paper's CNN6-d, which gives away less, has 20 in the second place."""
+    bias: bool = False
+    """Whether the layers have biases; the paper's have none."""
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        from fedsim.models.cnn6 import cnn6  # imports torch
+
+        return cnn6(shape, classes, channels=self.channels, bias=self.bias)
+
+
+@dataclass(frozen=True)
 class MLP:
     """Fully connected layers; with `hidden = []`, logistic regression. Any image size. No BatchNorm."""
 
@@ -120,6 +142,56 @@ class PreActResNet18:
         from fedsim.models.resnet import preact_resnet18  # imports torch
 
         return preact_resnet18(shape, classes)
+
+
+@dataclass(frozen=True)
+class ViT:
+    """A small vision transformer (Dosovitskiy et al., ICLR 2021) for small images: patches, a class token, a learned
+    position embedding. LayerNorm instead of BatchNorm; no dropout. Images whose sides are multiples of `patch`.
+
+    With the defaults it is a standard one. The paper of the attack `april` breaks a network without a residual
+    connection and without a LayerNorm between embedding and attention: `norm = "post"` and `first_skip = false`.
+    """
+
+    batchnorm: ClassVar[bool | None] = False
+
+    patch: Count = 4
+    """Side of a patch in pixels; a divisor of the images' height and width."""
+    dim: Count = 192
+    """Numbers a token; a multiple of `heads`."""
+    depth: Count = 2
+    """Blocks of attention and perceptron."""
+    heads: Count = 12
+    """Attention heads of a block. With more of them the tokens' gradients differ more, which helps `april`."""
+    mlp_ratio: Positive = 2.0
+    """Units of a block's hidden layer, in multiples of `dim`."""
+    norm: Literal["pre", "post"] = "pre"
+    """Where a block's LayerNorms stand: `pre`, before attention and perceptron (with one more before the last layer),
+    as in ViT; `post`, after each of them, as in Vaswani et al. (2017)."""
+    first_skip: bool = True
+    """Whether the first block has a residual connection around its attention; the others always do."""
+    qkv_bias: bool = True
+    """Whether query, key and value have biases."""
+    position_std: Positive = 0.02
+    """Standard deviation with which class token and position embedding start."""
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """Raises InputError if `patch` does not divide the image's sides, or `heads` does not divide `dim`."""
+        from fedsim.models.vit import vit  # imports torch
+
+        return vit(
+            shape,
+            classes,
+            patch=self.patch,
+            dim=self.dim,
+            depth=self.depth,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            norm=self.norm,
+            first_skip=self.first_skip,
+            qkv_bias=self.qkv_bias,
+            position_std=self.position_std,
+        )
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
     if not title.startswith(attack.adversary):
         title = title[:1].upper() + title[1:]
     parts = [
-        words.scores(attack, lpips=True),
+        "" if attack.labels_alone else words.scores(attack, lpips=True),
         words.labels(run, attack),
         words.failure(attack) if attack.failed else "",
     ]
@@ -257,6 +257,8 @@ def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
 def _embedded(folder: Path, attack: Attack) -> tuple[str, tuple[int, int], str]:
     """A picture as a data URI with its height and width, or else why it cannot be shown."""
     nothing = (0, 0)
+    if attack.labels_alone:
+        return "", nothing, "It was after the labels alone: there is no picture."
     if not attack.picture:
         return "", nothing, "No picture was stored."
     try:

@@ -8,6 +8,7 @@ not know. So every value is checked on its way in: what is not what it should be
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -53,7 +54,10 @@ class Round:
 
 @dataclass(frozen=True)
 class Attack:
-    """One line of `attacks.jsonl`: one reconstruction and its scores (means over the batch, images in [0, 1])."""
+    """One line of `attacks.jsonl`: one reconstruction and its scores (means over the batch, images in [0, 1]).
+
+    images: how many it returned; 0 if it was after the labels alone.
+    """
 
     adversary: str = "unnamed"
     plugin: str = ""
@@ -84,6 +88,12 @@ class Attack:
     def scored(self) -> bool:
         """Whether there is anything to compare: a finite or infinite SSIM or PSNR, not NaN."""
         return any(value is not None and value == value for value in (self.ssim, self.psnr))
+
+    @property
+    def labels_alone(self) -> bool:
+        """Whether it was after the labels and no images, and got some."""
+        known = self.label_accuracy is not None and math.isfinite(self.label_accuracy)
+        return self.images == 0 and not self.scored and known
 
     @property
     def informed(self) -> bool:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+LABELS_ALONE = "after the labels alone, no images"
+"""Why an attack has no score of images although nothing failed."""
+
+
 @dataclass(frozen=True)
 class Cells:
     """A table as strings. `numeric` says which columns are set flush right; `notes` stand below."""
@@ -68,7 +72,7 @@ def attack_cells(attacks: Iterable[Attack | Mapping[str, Any]]) -> Cells:
                 whole(attack.batch),
                 _reasoned(psnr, attack, notes),
                 _reasoned(ssim, attack, notes),
-                notes.mark(lpips, f"LPIPS {attack.lpips_note}") if lpips == MISSING and attack.lpips_note else lpips,
+                notes.mark(lpips, _why_no_lpips(attack)) if lpips == MISSING else lpips,
                 percent(attack.label_accuracy, 0),
                 whole(attack.iterations),
                 duration(attack.seconds),
@@ -171,10 +175,18 @@ def _rich(cells: Cells) -> Table:
 
 def _reasoned(cell: str, attack: Attack, notes: _Notes) -> str:
     """A score that is missing although nothing is said to have failed gets its reason here."""
+    if cell == MISSING and attack.labels_alone:
+        return notes.mark(cell, LABELS_ALONE)
     if cell != MISSING or attack.failed:
         return cell
     given = attack.psnr is not None or attack.ssim is not None
     return notes.mark(cell, "not a number" if given else "no scores recorded")
+
+
+def _why_no_lpips(attack: Attack) -> str:
+    if attack.labels_alone:
+        return LABELS_ALONE
+    return f"LPIPS {attack.lpips_note}" if attack.lpips_note else ""
 
 
 def _printable(cell: str) -> str:

@@ -90,11 +90,15 @@ def victim(client: int | None) -> str:
     return "No single client" if client is None else f"Client {client}"
 
 
-def strength(attack: Attack) -> tuple[bool, float, float]:
-    """An order of attacks by what they got: by SSIM, then by PSNR. Without a score comes last."""
+def strength(attack: Attack) -> tuple[bool, float, float, float]:
+    """An order of attacks by what they got: SSIM, then PSNR, then, of labels alone, how many were right.
+
+    What got nothing comes last.
+    """
     ssim = attack.ssim if attack.ssim is not None and not math.isnan(attack.ssim) else -math.inf
     psnr = attack.psnr if attack.psnr is not None and not math.isnan(attack.psnr) else -math.inf
-    return attack.scored, ssim, psnr
+    right = attack.label_accuracy if attack.labels_alone else None
+    return attack.scored, ssim, psnr, -math.inf if right is None else right
 
 
 def scores(attack: Attack, *, lpips: bool = False) -> str:
@@ -121,6 +125,10 @@ def outcome(attacks: Sequence[Attack], several: bool = False) -> str:
         for knows in (False, True)
     )
     first = naive or aware
+    read = max((attack for attack in attacks if attack.labels_alone), key=strength, default=None)
+    told = f"{role(read, several)} inferred {labels_right(read)}" if read is not None else ""
+    if first is None and read is not None:
+        return f"{told}, and was after no images"
     if first is None:
         worst = attacks[0]
         return f"{role(worst, several)} attacked, but there is nothing to score: {failure(worst)}"
@@ -133,7 +141,7 @@ def outcome(attacks: Sequence[Attack], several: bool = False) -> str:
         said += f" (the strongest of {counted(tried, 'attack')})"
     if naive and aware:
         said += f"; against an attacker who knows the defense, {scores(aware)}"
-    return said
+    return f"{said}; {told}" if told else said
 
 
 def failure(attack: Attack) -> str:
@@ -182,6 +190,13 @@ def headline(run: Run) -> str:
     when = f" in {numbered(rounds, 'round')}" if rounds else ""
     text = f"{who} attacked {whom}{when}."
     rated = [attack for attack in run.attacks if attack.ssim is not None and math.isfinite(attack.ssim)]
+    read = [attack for attack in run.attacks if attack.labels_alone]
+    if not rated and read:
+        most, fewest = max(read, key=strength), min(read, key=strength)
+        if labels_right(most) == labels_right(fewest):
+            return f"{text} No image was reconstructed; {labels_right(most)} were inferred."
+        low = f"{percent(fewest.label_accuracy, 0)} ({_whose(fewest)})"
+        return f"{text} No image was reconstructed; {low} to {labels_right(most)} ({_whose(most)}) were inferred."
     if not rated:
         return f"{text} No reconstruction could be scored."
     best, least = max(rated, key=strength), min(rated, key=strength)
@@ -219,6 +234,11 @@ def pixel_error(attack: Attack) -> str:
     return f"{decibels(attack.psnr)} is a typical pixel error of about {share} of the range."
 
 
+def labels_right(attack: Attack) -> str:
+    """`88 % of the labels`."""
+    return f"{percent(attack.label_accuracy, 0)} of the labels"
+
+
 def labels(run: Run, attack: Attack) -> str:
     """How far the labels came out right; a score for them means nothing where they were granted."""
     entry = next(
@@ -229,7 +249,7 @@ def labels(run: Run, attack: Attack) -> str:
         return "labels were given to the adversary"
     if attack.label_accuracy is None or not math.isfinite(attack.label_accuracy):
         return ""
-    return f"{percent(attack.label_accuracy, 0)} of the labels right"
+    return f"{labels_right(attack)} right"
 
 
 def distinguishing(attack: Attack, among: Sequence[Attack]) -> str:

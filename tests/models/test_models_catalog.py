@@ -42,6 +42,14 @@ def conv(before: int, after: int, kernel: int) -> int:
         # 8*8*12 = 768 features, as in the published DLG network for CIFAR-100.
         (catalog.LeNet(), CIFAR, 100, conv(3, 12, 5) + 2 * conv(12, 12, 5) + 769 * 100, 0),
         (catalog.LeNet(layers=4), MNIST, 10, conv(1, 12, 5) + 3 * conv(12, 12, 5) + (588 + 1) * 10, 0),
+        # A side of 32 becomes 17, 9, 9, 9, 5, 5: 25*128 = 3200 features, as in the published network. No biases.
+        (
+            catalog.CNN6(),
+            CIFAR,
+            10,
+            3 * 12 * 16 + 9 * (12 * 36 + 2 * 36 * 36 + 36 * 64 + 64 * 128) + 3200 * 10,
+            0,
+        ),
         (catalog.MLP(hidden=(32, 16)), (1, 8, 8), 10, 65 * 32 + 33 * 16 + 17 * 10, 0),
         (catalog.MLP(hidden=()), (1, 8, 8), 10, 65 * 10, 0),
         (catalog.ResNet18(), CIFAR, 10, 11_173_962, 20),
@@ -67,7 +75,7 @@ def test_preactivation_ends_without_batchnorm() -> None:
 
 
 def test_networks_take_other_channels_and_sizes() -> None:
-    for settings in (catalog.ResNet18(), catalog.PreActResNet18(), catalog.LeNet()):
+    for settings in (catalog.ResNet18(), catalog.PreActResNet18(), catalog.LeNet(), catalog.CNN6()):
         assert build(settings, (1, 13, 9), 3, seed=0)(torch.zeros(2, 1, 13, 9)).shape == (2, 3)
 
 

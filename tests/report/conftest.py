@@ -248,3 +248,20 @@ def run(tmp_path: Path, pristine: Path) -> Path:
 def make_attack() -> Callable[..., dict[str, Any]]:
     """Makes a line of `attacks.jsonl` with changes to it."""
     return attack
+
+
+@pytest.fixture
+def labels_alone() -> dict[str, Any]:
+    """A line of an attack that was after the labels and no images."""
+    nothing: dict[str, Any] = dict.fromkeys(("psnr", "ssim", "lpips", "lpips_note", "picture"))
+    return attack(
+        **nothing,
+        adversary="labels",
+        plugin="label_inference",
+        images=0,
+        label_accuracy=0.875,
+        iterations=0,
+        history=[],
+        per_image={"psnr": [], "ssim": [], "lpips": None},
+        job="e" * 64,
+    )

@@ -299,6 +299,34 @@ def test_a_defense_known_to_be_absent_is_no_defense(run: Path, make_attack: Call
     assert "knows the defense, reconstructed" not in words_of(page_of(run))
 
 
+def test_an_attack_after_labels_alone_is_told_in_a_sentence(run: Path, labels_alone: dict[str, Any]) -> None:
+    rewrite(run, "attacks.jsonl", labels_alone)
+    page = page_of(run)
+    words = words_of(page)
+    assert "No image was reconstructed; 88 % of the labels were inferred." in words
+    assert "Client 0 (no defense): the eavesdropper inferred 88 % of the labels, and was after no images." in words
+    assert "<img" not in page
+    assert "no score" not in words
+    assert "Attacks that failed" not in words
+    other = labels_alone | {"client": 1, "label_accuracy": 0.25, "job": "f" * 64}
+    rewrite(run, "attacks.jsonl", other, labels_alone)
+    words = words_of(page_of(run))
+    assert "25 % (client 1, no defense) to 88 % of the labels (client 0, no defense) were inferred." in words
+
+
+def test_labels_alone_stand_beside_a_reconstruction_and_do_not_hide_it(
+    run: Path, make_attack: Callable[..., Any], labels_alone: dict[str, Any]
+) -> None:
+    nothing = {"psnr": None, "ssim": None, "picture": None}
+    failed = make_attack(status="failed", error="out of memory", adversary="z", job="0" * 64, **nothing)
+    rewrite(run, "attacks.jsonl", failed, labels_alone, make_attack())
+    words = words_of(page_of(run))
+    assert "reconstructed 8 images, SSIM 0.88" in words
+    assert "; the eavesdropper (labels) inferred 88 % of the labels." in words
+    assert "It was after the labels alone: there is no picture." in words
+    assert words.index("It was after the labels alone") < words.index("No picture was stored")
+
+
 def test_many_of_everything_stays_readable(run: Path, make_attack: Callable[..., Any]) -> None:
     rewrite(
         run, "attacks.jsonl", *[make_attack(client=c, round=r, job=f"{c}-{r}") for c in range(20) for r in range(1, 7)]

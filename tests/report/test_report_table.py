@@ -95,3 +95,11 @@ def test_no_rows_no_trouble() -> None:
     assert attacks_text([]) == "Reconstructions: none"
     assert "Rounds" in shown(rounds_table([])) or shown(rounds_table([])) is not None
     assert attacks_text([{}]).count("\n") >= 1
+
+
+def test_an_attack_after_labels_alone_has_a_reason_and_no_trouble(labels_alone: dict[str, Any]) -> None:
+    text = attacks_text([labels_alone])
+    assert text.count("- [1]") == 3
+    assert "88 %" in text
+    assert text.splitlines()[-1] == "[1] after the labels alone, no images"
+    assert "88 %" in shown(attacks_table([labels_alone]))

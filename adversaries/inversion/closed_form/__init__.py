@@ -1,0 +1,1 @@
+"""Attacks that solve equations instead of minimising a distance. Each file is one paper's."""

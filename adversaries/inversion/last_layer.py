@@ -1,0 +1,86 @@
+"""The classification layer of a victim: its gradient, its parameters, and what reaches it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedsim.adversaries.inversion.victim import Victim
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """A fully connected layer with a row a class, in float64 on the CPU.
+
+    weight (classes, features), bias (classes,) or None: its gradient, of the mean loss over all images of the update.
+    own_weight, own_bias: its broadcast parameters.
+    """
+
+    name: str
+    weight: Tensor
+    bias: Tensor | None
+    own_weight: Tensor
+    own_bias: Tensor | None
+
+
+def find(model: nn.Module, classes: int | None = None) -> str | None:
+    """The name of the last fully connected layer, with `classes` outputs where the number is given; None without one.
+
+    Last by the order in which the model lists its layers, which is the order of the pass in every model of fedsim.
+    """
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and classes in (None, module.out_features)
+    ]
+    return found[-1] if found else None
+
+
+def read(victim: Victim) -> LastLayer | None:
+    """The victim's classification layer; None if it has none that is fully connected.
+
+    An update of several local steps is divided by their number: the mean of their gradients.
+    """
+    name = find(victim.model, victim.classes)
+    if name is None:
+        return None
+    steps = int(victim.facts["num_steps"]) if victim.facts["algorithm"] == "fedavg" else 1
+
+    def of(source: Mapping[str, Tensor], part: str) -> Tensor | None:
+        value = source.get(f"{name}.{part}")
+        return None if value is None else value.detach().double().cpu()
+
+    gradient, own = victim.gradient, victim.parameters
+    weight, own_weight, bias = of(gradient, "weight"), of(own, "weight"), of(gradient, "bias")
+    assert weight is not None and own_weight is not None
+    return LastLayer(name, weight / steps, None if bias is None else bias / steps, own_weight, of(own, "bias"))
+
+
+def dummy_pass(
+    victim: Victim, name: str, batches: int, rng: torch.Generator, buffers: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What reaches the layer `name` from random images, and what is predicted of them. No gradient.
+
+    The images are uniform in [0, 1], in `batches` batches as large as the private one, which matters to BatchNorm.
+    buffers: statistics that were broadcast. Returns features (M, features) and predictions (M, classes), float64.
+    """
+    model = copy.deepcopy(victim.model)  # running statistics are written into, and hooks are hung on, the copy alone
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()  # or it would draw from the generator that the whole process shares
+    device = next(iter(victim.parameters.values())).device
+    state = {key: buffers[key].to(device) for key, _ in model.named_buffers() if key in buffers}
+    reached: list[Tensor] = []
+    model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: reached.append(inputs[0].flatten(1)))
+    predicted = []
+    with torch.no_grad():
+        for _ in range(batches):
+            images = victim.normalise(torch.rand(victim.shape, generator=rng).to(device))
+            logits = functional_call(model, {**victim.parameters, **state}, (images,))
+            predicted.append(logits.double().softmax(1).cpu())
+    return torch.cat(reached).double().cpu(), torch.cat(predicted)
