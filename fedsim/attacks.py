@@ -71,11 +71,9 @@ def run_attacks(
     for _, group in itertools.groupby(ordered, key=lambda one: one.entry.id):
         for attack, answer in _answers(list(group), experiment, folder, device, screen):
             line = _line(attack, answer, experiment, folder)
-            found = answer.found
-            screen.attack(
-                attack.name, 1, 1, "failed" if isinstance(found, Exception) else f"objective {found.objective:.4g}"
-            )
-            if line["status"] == "failed":
+            failed = line["status"] == "failed"
+            screen.attack(attack.name, 1, 1, "failed" if failed else f"objective {line['objective']:.4g}")
+            if failed:
                 warn(f"adversary '{attack.entry.id}' failed on {attack.name.partition(', ')[2]}: {line['error']}")
             append_line(folder.attacks, line)
             lines.append(line)
@@ -138,7 +136,7 @@ def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFo
     line: dict[str, Any] = {
         "adversary": entry.id,
         "plugin": entry.plugin.name,
-        "client": attack.clients[0],
+        "client": attack.clients[0] if len(attack.clients) == 1 else None,
         "clients": list(attack.clients),
         "round": attack.round,
         "vantage": entry.vantage,

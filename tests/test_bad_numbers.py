@@ -38,12 +38,16 @@ KINDS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Number:
-    """A key that takes a number. place: a section, or a component's kind and name. many: a list of such numbers."""
+    """A key that takes a number. place: a section, or a component's kind and name. many: a list of such numbers, of
+    `length`. inherited: the same setting of another class, which is tried once.
+    """
 
     place: str
     key: str
     kind: str
     many: bool = False
+    length: int = 1
+    inherited: bool = False
 
 
 LOCAL = (
@@ -69,6 +73,16 @@ SECTIONS = [
     Number("entry", "rounds", "count", many=True),
     Number("entry", "member", "index"),
 ]
+MATCHING = ("dlg", "idlg", "cpl", "wei", "tag", "geiping", "geiping_fedavg", "dimitrov", "yin", "huang")
+INVERSION = {
+    "count": ("iterations", "patch", "restarts", "together"),
+    "index": ("warm_up", "patience"),
+    "positive": ("step_size", "tv_p", "tv_q", "time_limit"),
+    "not negative": (
+        *("langevin", "tag_scale", "tv", "l2", "orthogonality", "bn_prior", "features", "task", "group"),
+        "order_invariance",
+    ),
+}
 COMPONENTS = [
     *(Number(f"strategies/{name}", "eta", "positive") for name in ("fedadam", "fedyogi", "fedadagrad")),
     *(Number(f"strategies/{name}", "tau", "positive") for name in ("fedadam", "fedyogi", "fedadagrad")),
@@ -97,9 +111,30 @@ COMPONENTS = [
     Number("datasets/imagefolder", "channels", "1 or 3"),
     Number("datasets/imagefolder", "test_fraction", "inside"),
     Number("datasets/npz", "classes", "two"),
-    *(Number("adversaries/geiping", key, "count") for key in ("iterations", "restarts")),
-    Number("adversaries/geiping", "step_size", "positive"),
-    *(Number("adversaries/geiping", key, "not negative") for key in ("tv", "bn_prior")),
+    Number("models/cnn6", "channels", "count", many=True, length=6),
+    *(Number("models/vit", key, "count") for key in ("patch", "dim", "depth", "heads")),
+    *(Number("models/vit", key, "positive") for key in ("mlp_ratio", "position_std")),
+    *(
+        Number(f"adversaries/{name}", key, kind, inherited=name != "geiping")
+        for name in MATCHING
+        for kind, keys in INVERSION.items()
+        for key in keys
+    ),
+    Number("adversaries/phong", "tolerance", "positive"),
+    Number("adversaries/phong", "least", "below 1"),
+    Number("adversaries/spear", "samples", "count"),
+    Number("adversaries/spear", "tolerance", "positive"),
+    *(Number("adversaries/spear", key, "fraction") for key in ("sparsity", "agreement")),
+    Number("adversaries/r_gap", "ridge", "positive"),
+    *(Number("adversaries/cocktail_party", key, "count") for key in ("iterations", "restarts", "feature_iterations")),
+    *(
+        Number("adversaries/cocktail_party", key, "positive")
+        for key in ("step_size", "temperature", "relax", "feature_step_size")
+    ),
+    *(
+        Number("adversaries/cocktail_party", key, "not negative")
+        for key in ("tv", "negentropy", "decorrelation", "box", "feature_tv")
+    ),
     *(Number(f"datasets/{name}", "mean", "fraction", many=True) for name in ("npz", "imagefolder")),
     *(Number(f"datasets/{name}", "std", "positive", many=True) for name in ("npz", "imagefolder")),
 ]
@@ -107,6 +142,7 @@ NUMBERS = SECTIONS + COMPONENTS
 CASES = [
     pytest.param(number, value, words, id=f"{number.place}.{number.key}={value}")
     for number in NUMBERS
+    if not number.inherited
     for value, words in KINDS[number.kind].items()
 ]
 
@@ -115,7 +151,7 @@ CASES = [
 def test_a_number_that_cannot_be_is_refused(
     number: Number, value: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text, key = placed(number, f"[{value}]" if number.many else value)
+    text, key = placed(number, f"[{', '.join([value] + ['1'] * (number.length - 1))}]" if number.many else value)
     check_refused(capsys, tmp_path, text, f"{key}[0]" if number.many else key, words)
 
 

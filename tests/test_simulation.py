@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedsim.adversaries.inversion.geiping import Geiping
+from fedsim.adversaries.inversion.recipes.matching import Geiping
 from fedsim.cli import main
 from fedsim.experiment_file import read
 

@@ -6,6 +6,7 @@ same numbers up to rounding; on one kind of device each gives the same bits ever
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from fedsim.adversaries.inversion.calculus import TRANSFORMED
 from fedsim.adversaries.inversion.step import Guess, Knowledge, Plan, step
 from fedsim.errors import InputError
 
@@ -156,9 +158,11 @@ def _evaluate(plan: Plan, chunks: Sequence[_Chunk], restarts: int, compiled: boo
         # Chunks of as many trials can still differ in what their trials share.
         key = (len(chunk.trials), tuple(torch.utils._pytree.tree_leaves(chunk.dims)))
         if key not in calls:
-            one: Any = lambda knowledge, guess: step(plan, knowledge, guess)  # noqa: E731
+            one: Any = functools.partial(step, plan)
             if len(chunk.trials) > 1:
-                one = torch.vmap(one, in_dims=(chunk.dims, 0), randomness="error")
+                one = torch.vmap(
+                    functools.partial(step, plan, calculus=TRANSFORMED), in_dims=(chunk.dims, 0), randomness="error"
+                )
             calls[key] = _compiled(one, chunk.knowledge, guess) if compiled else one
         return calls[key]
 

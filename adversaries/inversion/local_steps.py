@@ -1,6 +1,6 @@
 """What the client is taken to have done with the guess: one gradient, or the local steps of FedAvg, unrolled.
 
-Both are pure functions that `torch.func` can differentiate by the images; "the client's update" is what they return.
+Both are pure functions that can be differentiated by the images; "the client's update" is what they return.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import grad
+
+from fedsim.adversaries.inversion.calculus import RECORDED, Calculus
 
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights, Tensor, Tensor], tuple[Tensor, list[Tensor]]]
@@ -50,18 +51,21 @@ class LocalSteps:
         return out[: self.steps]
 
 
-def one_gradient(loss: Loss, weights: Weights, images: Tensor, labels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def one_gradient(
+    loss: Loss, weights: Weights, images: Tensor, labels: Tensor, calculus: Calculus = RECORDED
+) -> tuple[list[Tensor], list[Tensor]]:
     """(the gradient of the loss by each weight, what else was wanted)."""
-    gradient, extra = grad(lambda w: loss(w, images, labels), has_aux=True)(weights)
+    gradient, extra = calculus.gradient(lambda w: loss(w, images, labels), weights)
     return list(gradient.values()), extra
 
 
 def unrolled(
-    loss: Loss, weights: Weights, images: Tensor, labels: Tensor, local: LocalSteps
+    loss: Loss, weights: Weights, images: Tensor, labels: Tensor, local: LocalSteps, calculus: Calculus = RECORDED
 ) -> tuple[list[Tensor], list[Tensor]]:
     """(mean step, what else was wanted, as its mean over the steps).
 
-    The mean step is the broadcast minus the trained weights, over rate and number of steps: in the units of one gradient.
+    The mean step is the broadcast minus the trained weights, over rate and number of steps: in the units of one
+    gradient.
 
     Geiping et al. 2020, section 6: the attack differentiates through the client's whole local training.
     """
@@ -70,7 +74,7 @@ def unrolled(
     extras: list[list[Tensor]] = []
     update = [torch.zeros_like(value) for value in before.values()]
     for own, of in local.portions(images, labels):
-        gradient, extra = grad(lambda w, own=own, of=of: loss(w, own, of), has_aux=True)(weights)
+        gradient, extra = calculus.gradient(lambda w, own=own, of=of: loss(w, own, of), weights)  # type: ignore[misc]
         extras.append(extra)
         if local.weight_decay:
             gradient = {name: g + local.weight_decay * weights[name] for name, g in gradient.items()}

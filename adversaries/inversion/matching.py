@@ -80,11 +80,13 @@ def _case(settings: Inversion, seen: Observation, device: torch.device, rng: tor
         task_kind=settings.task_kind,
         order_invariance=settings.order_invariance,
     )
+    layers = objectives.layer_weights(settings.layers, len(names))
+    knowledge["square"] = objectives.squared_length(knowledge["target"], layers, matched.masks)
     plan = Plan(
         frame=victim.model,
         norms=norms,
         objective=objectives.named(settings.objective, settings.tag_scale),
-        layers=objectives.layer_weights(settings.layers, len(names)),
+        layers=layers,
         weights=weights,
         local=local,
         last=None if last is None else victim.model.get_submodule(last.name),
@@ -106,14 +108,15 @@ def _case(settings: Inversion, seen: Observation, device: torch.device, rng: tor
 def _checked(settings: Inversion, victim: Victim) -> str:
     """The BatchNorm mode, after a last look at whether the settings fit what was captured."""
     facts = victim.facts
+    clients = max(1, len(facts.get("clients", [])))  # how a sum's images are shared among them makes no difference
     situation = Situation(
         model=facts["model"]["name"],
         has_batchnorm=bool(batchnorm.layers(victim.model)),
         batchnorm=facts["batchnorm"],
         algorithm=facts["algorithm"],
         one_gradient=facts["algorithm"] == "fedsgd" or int(facts["num_steps"]) == 1,
-        batch_sizes=(victim.shape[0],),
-        aggregate=len(facts.get("clients", [])) > 1,
+        batch_sizes=tuple(len(part) for part in torch.arange(victim.shape[0]).tensor_split(clients)),
+        aggregate=clients > 1,
     )
     objection = settings.objection(situation) or settings.objection_to(victim.model, situation)
     if objection:

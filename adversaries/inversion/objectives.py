@@ -16,10 +16,12 @@ from torch import Tensor
 
 Tensors = Sequence[Tensor]
 Valued = tuple[Tensor, list[Tensor]]
-Objective = Callable[[Tensors, Tensors, Sequence[float], "Tensors | None"], Valued]
-"""(gradient, target, a weight a tensor, masks) -> (objective, its derivative by each of the gradient's tensors).
+Objective = Callable[[Tensors, Tensors, Sequence[float], "Tensors | None", "Tensor | None"], Valued]
+"""(gradient, target, a weight a tensor, masks, square) -> (objective, its derivative by each of the gradient's
+tensors).
 
 masks: 1 where an entry counts and 0 where it does not, one a tensor; None where all count.
+square: what `squared_length` says of the target; where it is None, those that need it compute it.
 """
 
 
@@ -37,42 +39,73 @@ def layer_weights(scheme: str, count: int) -> list[float]:
     return [laws[scheme](i) for i in range(count)]
 
 
-def cosine(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None = None) -> Valued:
+def cosine(
+    gradient: Tensors,
+    target: Tensors,
+    weights: Sequence[float],
+    masks: Tensors | None = None,
+    square: Tensor | None = None,
+) -> Valued:
     """1 - <g, t> / (|g| |t|) over all parameters together (Geiping et al. 2020, equation 4); in [0, 2]."""
-    similarity, direction = _similarity(gradient, target, weights, masks)
-    return 1 - similarity, [-d for d in direction]
+    similarity, length, square = _similarity(gradient, target, weights, masks, square)
+    return 1 - similarity, _turned(gradient, target, weights, masks, similarity / square, -1 / length)
 
 
-def angular(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None = None) -> Valued:
+def angular(
+    gradient: Tensors,
+    target: Tensors,
+    weights: Sequence[float],
+    masks: Tensors | None = None,
+    square: Tensor | None = None,
+) -> Valued:
     """arccos of that similarity, over pi: the angle between the gradients; in [0, 1]."""
-    similarity, direction = _similarity(gradient, target, weights, masks)
+    similarity, length, square = _similarity(gradient, target, weights, masks, square)
     # The slope of arccos has no bound where the angle vanishes.
     inside = similarity.clamp(-1 + 1e-7, 1 - 1e-7)
     slope = -1 / (math.pi * (1 - inside * inside).sqrt())
-    return torch.arccos(inside) / math.pi, [slope * d for d in direction]
+    direction = _turned(gradient, target, weights, masks, -slope * similarity / square, slope / length)
+    return torch.arccos(inside) / math.pi, direction
 
 
-def squared_l2(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None = None) -> Valued:
+def squared_l2(
+    gradient: Tensors,
+    target: Tensors,
+    weights: Sequence[float],
+    masks: Tensors | None = None,
+    square: Tensor | None = None,
+) -> Valued:
     """sum (g - t)^2 over all parameters (Zhu et al. 2019, equation 4)."""
     difference = _difference(gradient, target, masks)
-    value = _sum([w * (d * d).sum() for d, w in zip(difference, weights, strict=True)])
+    value = _sum([(d * d).sum() for d in difference], weights)
     return value, [2 * w * d for d, w in zip(difference, weights, strict=True)]
 
 
-def l1(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None = None) -> Valued:
+def l1(
+    gradient: Tensors,
+    target: Tensors,
+    weights: Sequence[float],
+    masks: Tensors | None = None,
+    square: Tensor | None = None,
+) -> Valued:
     """sum |g - t| over all parameters."""
     difference = _difference(gradient, target, masks)
-    value = _sum([w * d.abs().sum() for d, w in zip(difference, weights, strict=True)])
+    value = _sum([d.abs().sum() for d in difference], weights)
     return value, [w * d.sign() for d, w in zip(difference, weights, strict=True)]
 
 
 def tag(scale: float) -> Objective:
     """sum (g - t)^2 + scale sum |g - t|, weighted by layer (TAG: Deng et al., EMNLP 2021, equation 5)."""
 
-    def objective(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None = None) -> Valued:
-        square, by_square = squared_l2(gradient, target, weights, masks)
+    def objective(
+        gradient: Tensors,
+        target: Tensors,
+        weights: Sequence[float],
+        masks: Tensors | None = None,
+        square: Tensor | None = None,
+    ) -> Valued:
+        squares, by_square = squared_l2(gradient, target, weights, masks)
         size, by_size = l1(gradient, target, weights, masks)
-        return square + scale * size, [a + scale * b for a, b in zip(by_square, by_size, strict=True)]
+        return squares + scale * size, [a + scale * b for a, b in zip(by_square, by_size, strict=True)]
 
     return objective
 
@@ -82,20 +115,38 @@ def named(name: str, tag_scale: float) -> Objective:
     return {"cosine": cosine, "angular": angular, "squared_l2": squared_l2, "l1": l1, "tag": tag(tag_scale)}[name]
 
 
-def _similarity(gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None) -> Valued:
-    """<g, t> / (|g| |t|) with the inner product sum_l w_l <g_l, t_l> over the entries that count, and its
-    derivative.
-    """
+def squared_length(target: Tensors, weights: Sequence[float], masks: Tensors | None = None) -> Tensor:
+    """sum over layers of w_l |t_l|^2 over the entries that count, a scalar."""
+    kept = target if masks is None else [t * m for t, m in zip(target, masks, strict=True)]
+    return _inner(kept, kept, weights)
+
+
+def _similarity(
+    gradient: Tensors, target: Tensors, weights: Sequence[float], masks: Tensors | None, square: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(<g, t> / (|g| |t|), |g| |t|, |g|^2) with the inner product sum_l w_l <g_l, t_l> over the entries that count."""
+    if square is None:
+        square = squared_length(target, weights, masks)
     if masks is not None:
         gradient = [g * m for g, m in zip(gradient, masks, strict=True)]
-        target = [t * m for t, m in zip(target, masks, strict=True)]
-    square = _inner(gradient, gradient, weights)
-    length = (square * _inner(target, target, weights)).sqrt()
-    similarity = _inner(gradient, target, weights) / length
-    along_g, along_t = -similarity / square, 1 / length
-    return similarity, [
-        torch.addcmul(g * (w * along_g), t, w * along_t) for g, t, w in zip(gradient, target, weights, strict=True)
-    ]
+    own = _inner(gradient, gradient, weights)
+    length = (own * square).sqrt()
+    return _inner(gradient, target, weights) / length, length, own
+
+
+def _turned(
+    gradient: Tensors,
+    target: Tensors,
+    weights: Sequence[float],
+    masks: Tensors | None,
+    along_g: Tensor,
+    along_t: Tensor,
+) -> list[Tensor]:
+    """along_g g + along_t t, weighted by layer, where entries count. `similarity` changes along -s/|g|^2 g + t/(|g|
+    |t|).
+    """
+    out = [torch.addcmul(g * (w * along_g), t, w * along_t) for g, t, w in zip(gradient, target, weights, strict=True)]
+    return out if masks is None else [d * m for d, m in zip(out, masks, strict=True)]
 
 
 def _inner(one: Tensors, other: Tensors, weights: Sequence[float]) -> Tensor:
@@ -103,7 +154,7 @@ def _inner(one: Tensors, other: Tensors, weights: Sequence[float]) -> Tensor:
     other: over the 6 million entries of convnet6 that is wrong by up to 7e-4 on a CPU, more than the whole objective of
     a good guess, and bends its derivative.
     """
-    return _sum([w * (a * b).sum() for a, b, w in zip(one, other, weights, strict=True)])
+    return _sum([(a * b).sum() for a, b in zip(one, other, strict=True)], weights)
 
 
 def _difference(gradient: Tensors, target: Tensors, masks: Tensors | None) -> list[Tensor]:
@@ -111,5 +162,5 @@ def _difference(gradient: Tensors, target: Tensors, masks: Tensors | None) -> li
     return difference if masks is None else [d * m for d, m in zip(difference, masks, strict=True)]
 
 
-def _sum(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).sum()
+def _sum(values: list[Tensor], weights: Sequence[float]) -> Tensor:
+    return torch.stack([value if w == 1 else w * value for value, w in zip(values, weights, strict=True)]).sum()

@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp
+from torch.func import functional_call
 
 from fedsim.adversaries.inversion import priors
+from fedsim.adversaries.inversion.calculus import RECORDED, Calculus
 from fedsim.adversaries.inversion.local_steps import LocalSteps, one_gradient, unrolled
 from fedsim.adversaries.inversion.objectives import Objective
 from fedsim.adversaries.inversion.statistics import Norms
@@ -32,7 +33,8 @@ Guess = dict[str, Tensor]
 Knowledge = dict[str, Any]
 """What the attack has on one victim, all tensors, on one device:
 
-parameters, buffers: by name, of the broadcast model. target: the update seen, a list in the order of the parameters.
+parameters, buffers: by name, of the broadcast model. target: the update seen, a list in the order of the parameters;
+square: its weighted squared length, which is the same in every step; without it, the objective computes it anew.
 masks: which entries count, likewise, or an empty list. labels: int64 (N,) or soft (N, classes); of no use where the
 guess has them. wanted: pairs of statistics, layer by layer, or an empty list. features: what went into the last layer,
 (N, units), or an empty list.
@@ -74,16 +76,18 @@ class Plan:
     last: nn.Module | None = None
 
 
-def step(plan: Plan, knowledge: Knowledge, guess: Guess) -> tuple[Tensor, Guess]:
-    """(objective with priors, a scalar; its derivative by everything in the guess). Pure; can be traced and vmapped."""
-    (update, prior), pull, *_ = vjp(lambda one: _shown(plan, knowledge, one), guess)
-    masks = knowledge["masks"] or None
-    value, direction = plan.objective(update, knowledge["target"], plan.layers, masks)
-    (slopes,) = pull((direction, torch.ones_like(prior)))
-    return value + prior, slopes
+def step(plan: Plan, knowledge: Knowledge, guess: Guess, calculus: Calculus = RECORDED) -> tuple[Tensor, Guess]:
+    """(objective with priors, a scalar; its derivative by everything in the guess). Pure, and can be traced; with the
+    calculus TRANSFORMED it can be vmapped.
+    """
+    (update, prior), pull = calculus.pullback(lambda one: _shown(plan, knowledge, one, calculus), guess)
+    masks, square = knowledge["masks"] or None, knowledge.get("square")
+    with torch.no_grad():
+        value, direction = plan.objective(update, knowledge["target"], plan.layers, masks, square)
+    return value + prior, pull(direction, torch.ones_like(prior))
 
 
-def _shown(plan: Plan, knowledge: Knowledge, guess: Guess) -> tuple[list[Tensor], Tensor]:
+def _shown(plan: Plan, knowledge: Knowledge, guess: Guess, calculus: Calculus) -> tuple[list[Tensor], Tensor]:
     """(the update that the client would have sent, the priors' weighted sum)."""
     images = guess["images"]
     labels = guess["labels"].softmax(1) if "labels" in guess else knowledge["labels"]
@@ -105,9 +109,9 @@ def _shown(plan: Plan, knowledge: Knowledge, guess: Guess) -> tuple[list[Tensor]
         return cross_entropy(logits, of), [*extra, *seen]
 
     if plan.local is None:
-        update, extra = one_gradient(loss, knowledge["parameters"], images, labels)
+        update, extra = one_gradient(loss, knowledge["parameters"], images, labels, calculus)
     else:
-        update, extra = unrolled(loss, knowledge["parameters"], images, labels, plan.local)
+        update, extra = unrolled(loss, knowledge["parameters"], images, labels, plan.local, calculus)
     return update, _priors(plan, knowledge, images, extra)
 
 

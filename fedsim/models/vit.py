@@ -77,8 +77,10 @@ class VisionTransformer(nn.Module):
         channels, height, width = shape
         self.patch = patch
         self.embed = nn.Linear(channels * patch * patch, dim)
-        self.class_token = nn.Parameter(torch.randn(1, 1, dim) * position_std)
-        self.position = nn.Parameter(torch.randn(1, 1 + (height // patch) * (width // patch), dim) * position_std)
+        self.class_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, dim), std=position_std))
+        self.position = nn.Parameter(
+            nn.init.normal_(torch.empty(1, 1 + (height // patch) * (width // patch), dim), std=position_std)
+        )
         self.blocks = nn.Sequential(*blocks)
         # After pre-norm blocks nothing has normalised the sum yet.
         self.norm = nn.LayerNorm(dim) if blocks[-1].pre_norm else nn.Identity()

@@ -177,7 +177,7 @@ def context(run: Run) -> dict[str, Any]:
         **_people(run),
         "dropouts": _dropouts(run),
         "failures": [
-            (f"{attack.adversary}, {words.victim(attack.client).lower()}, {_when(attack)}", words.failure(attack))
+            (f"{attack.adversary}, {words.victim(attack).lower()}, {_when(attack)}", words.failure(attack))
             for attack in run.attacks
             if attack.failed
         ],
@@ -192,7 +192,7 @@ def context(run: Run) -> dict[str, Any]:
 def _findings(run: Run) -> list[Finding]:
     several = words.ambiguous(run.attacks)
     found = []
-    for client, attacks in words.victims(run.attacks).items():
+    for clients, attacks in words.victims(run.attacks).items():
         lanes = [
             charts.Lane(
                 words.distinguishing(attack, attacks),
@@ -206,9 +206,11 @@ def _findings(run: Run) -> list[Finding]:
         best = attacks[0]
         details = [words.spread(best), words.pixel_error(best)]
         defended = words.defenses(
-            best.defenses if best.defenses is not None else words.configured_defenses(run, client)
+            best.defenses
+            if best.defenses is not None
+            else words.configured_defenses(run, clients[0] if clients else None)
         )
-        who = words.victim(client)
+        who = words.victim(best)
         found.append(
             Finding(
                 client=who,
@@ -244,7 +246,7 @@ def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
     return Figure(
         title=title,
         caption="; ".join(part for part in parts if part).rstrip("."),
-        alt=f"{counted(count or None, 'private image')} of {words.victim(attack.client).lower()} above, "
+        alt=f"{counted(count or None, 'private image')} of {words.victim(attack).lower()} above, "
         f"what {words.role(attack)} made of them below: {words.scores(attack)}",
         source=source,
         problem=problem,
@@ -385,7 +387,7 @@ def _objectives(run: Run) -> list[Objective]:
         values = [value for _, value in attack.history if math.isfinite(value)]
         span = f"{significant(values[0])} → {significant(values[-1])}" if values else "never finite"
         linear = "" if low > 0 or not values else ", linear scale"
-        name = f"{words.victim(attack.client)}, {_when(attack)}"
+        name = f"{words.victim(attack)}, {_when(attack)}"
         chart = charts.objective(attack.history, name=f"{name}: objective {span}", low=low, high=high)
         shown.append(Objective(f"{name} · {attack.adversary}", span + linear, chart))
     return shown
@@ -409,7 +411,7 @@ def _per_image(run: Run) -> list[PerImage]:
             for index in range(count)
         ]
         header = ["image", *({"psnr": "PSNR dB"}.get(name, name.upper()) for name in names)]
-        shown.append(PerImage(f"{words.victim(attack.client)}, {_when(attack)}, {attack.adversary}", header, rows))
+        shown.append(PerImage(f"{words.victim(attack)}, {_when(attack)}, {attack.adversary}", header, rows))
     return shown
 
 

@@ -56,6 +56,7 @@ class Round:
 class Attack:
     """One line of `attacks.jsonl`: one reconstruction and its scores (means over the batch, images in [0, 1]).
 
+    clients: whose data; several where only the sum of their updates was seen, and then there is no `client`.
     images: how many it returned; 0 if it was after the labels alone.
     """
 
@@ -63,6 +64,7 @@ class Attack:
     plugin: str = ""
     vantage: str = ""
     client: int | None = None
+    clients: tuple[int, ...] = ()
     round: int | None = None
     batch: int | None = None
     images: int | None = None
@@ -237,6 +239,7 @@ def attack_of(line: Table) -> Attack:
         plugin=text(line.get("plugin")),
         vantage=text(line.get("vantage")),
         client=integer(line.get("client")),
+        clients=integers(line.get("clients")),
         round=integer(line.get("round")),
         batch=integer(line.get("batch")),
         images=integer(line.get("images")),

@@ -66,7 +66,7 @@ def attack_cells(attacks: Iterable[Attack | Mapping[str, Any]]) -> Cells:
         rows.append(
             (
                 notes.mark(attack.adversary, trouble),
-                MISSING if attack.client is None else str(attack.client),
+                "+".join(map(str, attack.clients)) or (MISSING if attack.client is None else str(attack.client)),
                 MISSING if attack.round is None else str(attack.round),
                 defended,
                 whole(attack.batch),

@@ -85,9 +85,11 @@ def role(attack: Attack, several: bool = False) -> str:
     return f"{words} ({attack.adversary})" if several or attack.vantage not in ROLES else words
 
 
-def victim(client: int | None) -> str:
+def victim(attack: Attack) -> str:
     """Whose data were attacked."""
-    return "No single client" if client is None else f"Client {client}"
+    if len(attack.clients) > 1:
+        return f"The sum of {numbered(list(attack.clients), 'client')}"
+    return "No single client" if attack.client is None else f"Client {attack.client}"
 
 
 def strength(attack: Attack) -> tuple[bool, float, float, float]:
@@ -155,11 +157,15 @@ def failure(attack: Attack) -> str:
     return "no scores recorded"
 
 
-def victims(attacks: Iterable[Attack]) -> dict[int | None, list[Attack]]:
-    """The attacks by whom they hit; who lost most comes first, and so does the strongest attack on each."""
-    by_client: dict[int | None, list[Attack]] = {}
+def victims(attacks: Iterable[Attack]) -> dict[tuple[int, ...], list[Attack]]:
+    """The attacks by whom they hit; who lost most comes first, and so does the strongest attack on each.
+
+    The key is empty where no client is named, and has several where only their sum was seen.
+    """
+    by_client: dict[tuple[int, ...], list[Attack]] = {}
     for attack in attacks:
-        by_client.setdefault(attack.client, []).append(attack)
+        whom = attack.clients or (() if attack.client is None else (attack.client,))
+        by_client.setdefault(whom, []).append(attack)
     for hits in by_client.values():
         hits.sort(key=strength, reverse=True)
     return dict(sorted(by_client.items(), key=lambda item: strength(item[1][0]), reverse=True))
@@ -184,8 +190,8 @@ def headline(run: Run) -> str:
     places = sorted({PLACES[attack.vantage] for attack in run.attacks if attack.vantage in PLACES})
     ids = {attack.adversary for attack in run.attacks}
     who = f"{counted(len(ids), 'adversary', 'adversaries')}{' ' + listed(places) if places else ''}"
-    attacked = [client for client in hits if client is not None]
-    whom = counted(len(attacked), "client") if attacked else "the clients' sum"
+    attacked = {client for whom in hits for client in whom}
+    whom = counted(len(attacked), "client") if any(len(clients) == 1 for clients in hits) else "the clients' sum"
     rounds = sorted({attack.round for attack in run.attacks if attack.round is not None})
     when = f" in {numbered(rounds, 'round')}" if rounds else ""
     text = f"{who} attacked {whom}{when}."
@@ -213,7 +219,7 @@ def headline(run: Run) -> str:
 
 def _whose(attack: Attack) -> str:
     knows = ", attacker knows it" if attack.informed else ""
-    return f"{victim(attack.client).lower()}, {defenses(attack.defenses)}{knows}"
+    return f"{victim(attack).lower()}, {defenses(attack.defenses)}{knows}"
 
 
 def spread(attack: Attack) -> str:

@@ -60,6 +60,9 @@ def observe(
         "num_examples": count,
         "num_steps": 1,
         "learning_rate": 0.1,
+        "batch_size": count,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
         **facts,
     }
     return Observation(1, 0, "link", {**tensors, "known/labels": batch.labels}, known), batch
