@@ -7,10 +7,14 @@ This table is the one place that says who sees what. `wiretap` hands over by it,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fedsim.adversaries.base import Situation
 from fedsim.experiment import KNOWLEDGE, POWERS, SIGHTS, AdversaryEntry, Experiment
 from fedsim.schema import Problems
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SHOWS: dict[tuple[str, bool], frozenset[str]] = {
     # (vantage, TLS): what it shows
@@ -34,8 +38,21 @@ WORDS = {
     "defenses": "which defenses the client uses, with their settings",
 }
 
+SUMMED = {
+    "sizes": "the size of the targeted clients' messages, added up",
+    "update": "the sum of the targeted clients' updates, after their defenses",
+    "num_examples": "how many examples the sum was made from",
+    "labels": "the labels of the private batches, one client after the other",
+    "batch_statistics": "the mean of the private batches' BatchNorm statistics",
+    "running_statistics": "the mean of the clients' running BatchNorm statistics",
+    "defenses": "which defenses the clients use, with their settings",
+}
+"""What is said otherwise of an adversary that is shown the sum of several clients' updates and no single one."""
+
+SINGLE = "any single client's update, or how many examples it was made from"
+
 _PLACES = {
-    "link": "an eavesdropper on the link between the server and client {targets}",
+    "link": "an eavesdropper on the link between the server and {targets}",
     "server": "the honest-but-curious server",
     "client": "the honest-but-curious client {member}",
 }
@@ -53,6 +70,11 @@ class View:
     def has(self) -> frozenset[str]:
         """Everything it may work with."""
         return self.sees | self.knows
+
+
+def words(item: str, summed: bool = False) -> str:
+    """A sight or a piece of knowledge for a person; `summed` where it is of several clients' sum."""
+    return SUMMED.get(item, WORDS[item]) if summed else WORDS[item]
 
 
 def view(entry: AdversaryEntry, experiment: Experiment) -> View:
@@ -94,14 +116,22 @@ def refusals(entry: AdversaryEntry, experiment: Experiment) -> list[str]:
             out.append(f"{name} asks for '{power}', which is not a known power")
         elif power not in entry.powers:
             out.append(f"{name} needs the power '{power}', which is not granted; add it to powers")
-    # A plugin may know more than its needs say about which models it works on.
-    objection = plugin.objection(situation(entry, experiment)) if hasattr(plugin, "objection") else None
-    if objection:
-        return [*out, f"{name} does not fit model '{experiment.model.name}': {objection}"]
+    # A plugin may know more than its needs say about what it works on.
+    against = objection(plugin, situation(entry, experiment))
+    if against:
+        return [*out, f"{name} does not fit: {against}"]
     return [
         *out,
         *(f"{name} {_missing(item, entry, experiment)}" for item in sorted(plugin.needs - view(entry, experiment).has)),
     ]
+
+
+def objection(plugin: Any, known: Situation, model: nn.Module | None = None) -> str | None:
+    """Why an adversary cannot work in a situation, in its own words; None if it can. model: once there is one."""
+    said = plugin.objection(known) if hasattr(plugin, "objection") else None
+    if not said and model is not None and hasattr(plugin, "objection_to"):
+        said = plugin.objection_to(model, known)
+    return said or None
 
 
 def situation(entry: AdversaryEntry, experiment: Experiment) -> Situation:
@@ -160,6 +190,10 @@ def describe(experiment: Experiment) -> list[dict[str, object]]:
         sees = sorted(seen.sees, key=order.index)
         knows = sorted(seen.knows - seen.sees, key=order.index)
         hidden = sorted(relevant - seen.has, key=order.index)
+        summed = entry.aggregate and len(entry.targets) > 1
+        worded = [[words(item, summed) for item in items] for items in (sees, knows, hidden)]
+        if summed:
+            worded[2].insert(0, SINGLE)
         out.append(
             {
                 "adversary": entry.id,
@@ -167,11 +201,11 @@ def describe(experiment: Experiment) -> list[dict[str, object]]:
                 "vantage": entry.vantage,
                 "targets": list(entry.targets),
                 "rounds": list(entry.rounds),
-                "sees": [WORDS[item] for item in sees],
-                "knows": [WORDS[item] for item in knows],
-                "does_not_see": [WORDS[item] for item in hidden],
+                "sees": worded[0],
+                "knows": worded[1],
+                "does_not_see": worded[2],
                 "powers": list(entry.powers),
-                "words": _sentence(entry, experiment, sees, knows, hidden),
+                "words": _sentence(entry, experiment, *worded),
             }
         )
     return out
@@ -180,12 +214,14 @@ def describe(experiment: Experiment) -> list[dict[str, object]]:
 def _sentence(
     entry: AdversaryEntry, experiment: Experiment, sees: list[str], knows: list[str], hidden: list[str]
 ) -> str:
-    targets = _listed(entry.targets)
+    targets = f"client{'s' if len(entry.targets) > 1 else ''} {_listed(entry.targets)}"
     place = _PLACES[entry.vantage].format(targets=targets, member=entry.member)
     rounds = ", ".join(map(str, entry.rounds))
     tls = " The links are encrypted (TLS)." if experiment.server.tls else ""
     text = f"'{entry.id}' is {place}.{tls} In round {rounds} it sees {_join(sees)}."
-    text += f" Of the updates of clients {targets} it sees the sum and no single one." if entry.aggregate else ""
+    if entry.aggregate:
+        alone = f"It is shown sums alone, but the sum of {targets} is that client's update."
+        text += f" {alone}" if len(entry.targets) == 1 else f" The sum is of {targets}; it sees no single one of them."
     text += f" It is granted {_join(knows)}." if knows else " It is granted nothing else."
     text += f" It does not see {_join(hidden)}." if hidden else ""
     return text + " It changes no message."
@@ -196,5 +232,4 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 
 def _join(items: list[str]) -> str:
-    words = [WORDS[item] for item in items]
-    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
+    return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1]

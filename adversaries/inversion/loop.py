@@ -101,7 +101,9 @@ class _Iteration:
         guess = {name: value.clone() for name, value in start.items()}
         self._box(guess)
         self._state: Guess = {f"guess/{name}": value for name, value in guess.items()}
-        self._state |= search.optimiser.start(guess)
+        moments = search.optimiser.start(guess)
+        self._moments = list(moments)
+        self._state |= moments
         self._state["count"] = torch.zeros((), device=device)
         self._state["value"] = torch.zeros(len(start["images"]), dtype=start["images"].dtype, device=device)
         self._factors = torch.tensor(list(search.factors) or [1.0], device=device)
@@ -159,7 +161,7 @@ class _Iteration:
         value, slopes = self._measure(guess)
         count = state["count"] + 1
         factor = self._factors.gather(0, (count - 1).long().clamp(max=len(self._factors) - 1).reshape(1))[0]
-        kept = {name: state[name] for name in search.optimiser.start(guess)}
+        kept = {name: state[name] for name in self._moments}
         moved, kept = search.optimiser.step(guess, slopes, kept, count, factor)
         if "noise" in state:
             size = search.optimiser.step_size * search.langevin * factor

@@ -165,6 +165,8 @@ def _double(case: Case) -> Case:
 
     case.plan.frame.to(torch.float64)
     knowledge = torch.utils._pytree.tree_map(wide, case.knowledge)
+    # Its own digits end where those of float32 do.
+    knowledge["square"] = objectives.squared_length(knowledge["target"], case.plan.layers, knowledge["masks"] or None)
     return replace(case, knowledge=knowledge, starts={name: wide(value) for name, value in case.starts.items()})
 
 

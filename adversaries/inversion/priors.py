@@ -59,14 +59,15 @@ def statistics_distance(pairs: Iterable[tuple[Pair, Pair]]) -> Tensor:
 
 
 def feature_distance(features: Tensor, wanted: Tensor) -> Tensor:
-    """mean (features - wanted)^2, both (N, units): what goes into the last layer, and what the gradient says went
-    in.
+    """mean (features - wanted)^2, both (N, units): what reaches the last layer, and what the gradient says reached it.
+
+    What is not finite in `wanted` is not known, and does not count.
     """
-    return (features - wanted).square().mean()
+    return torch.where(torch.isfinite(wanted), features - wanted, 0).square().mean()
 
 
 def group_consistency(guesses: Tensor) -> tuple[Tensor, Tensor]:
-    """|x_r - mean over restarts|^2 for each of R restarts (Yin et al., equation 11), the mean taken as a constant.
+    """mean (x_r - mean over restarts)^2 for each of R restarts (Yin et al., equation 11), the mean taken as a constant.
 
     guesses: (R, N, C, H, W). Returns ((R,), its derivative of the shape of `guesses`). The paper aligns the restarts
     with one another first; here they are compared pixel by pixel. A restart that is not finite is no part of the mean.
@@ -74,7 +75,7 @@ def group_consistency(guesses: Tensor) -> tuple[Tensor, Tensor]:
     fine = torch.isfinite(guesses).flatten(1).all(1).reshape(-1, *([1] * (guesses.dim() - 1)))
     mean = torch.where(fine, guesses, 0).sum(0, keepdim=True) / fine.sum().clamp(min=1)
     difference = guesses - mean
-    return difference.square().flatten(1).sum(1), 2 * difference
+    return difference.square().flatten(1).mean(1), 2 * difference / difference[0].numel()
 
 
 def epoch_order_invariance(images: Tensor, epochs: int) -> Tensor:

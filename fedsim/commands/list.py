@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib import resources
 from typing import Any
 
@@ -13,13 +13,19 @@ from fedsim import __version__, plugins
 from fedsim.errors import InputError, suggestion
 from fedsim.experiment_file import shipped
 
+ASSUMPTIONS = "assumptions"
+"""A kind of its own: which adversary assumes what, as a table."""
+
 KINDS = ("experiments", *plugins.KINDS)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print name, what it is, and, for what is not ours, where it comes from."""
+    if options.kind == ASSUMPTIONS:
+        return _assumptions(options.json)
     if options.kind is not None and options.kind not in KINDS:
-        raise InputError(f"list: there is no kind '{options.kind}'{suggestion(options.kind, KINDS)}")
+        known = (*KINDS, ASSUMPTIONS)
+        raise InputError(f"list: there is no kind '{options.kind}'{suggestion(options.kind, known)}")
     kinds = [options.kind] if options.kind else list(KINDS)
     found = {kind: _entries(kind) for kind in kinds}
     if options.json:
@@ -35,6 +41,16 @@ def run(options: argparse.Namespace) -> int:
             if options.kind and entry.get("settings"):
                 shown = ", ".join(_shown(key, value) for key, value in entry["settings"].items())
                 print(f"  {'':{width}}    {shown}")
+    return 0
+
+
+def _assumptions(as_json: bool) -> int:
+    from fedsim.adversaries import assumptions
+
+    if as_json:
+        print(json.dumps({ASSUMPTIONS: [asdict(row) for row in assumptions.all_of_them()]}, indent=2))
+    else:
+        print(assumptions.markdown())
     return 0
 
 

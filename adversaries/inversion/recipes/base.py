@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from fedsim.adversaries.inversion.recipes.common import GRADIENT, one_job
+from fedsim.adversaries.inversion.recipes.common import GRADIENT, one_job, several_images, several_steps
 from fedsim.settings import Count, Index, NonNegative, Positive
 
 if TYPE_CHECKING:
@@ -124,6 +124,10 @@ class Inversion:
                 'local_steps = "unrolled" follows the training of one client, but it is shown the sum of several; '
                 'use local_steps = "one_gradient"'
             )
+        if self.labels == "idlg":
+            reason = several_images(situation) or several_steps(situation)
+            if reason:
+                return f'labels = "idlg": {reason}; or infer them by "bias", "llg" or "ilrg"'
         return self._contradiction()
 
     def _contradiction(self) -> str | None:

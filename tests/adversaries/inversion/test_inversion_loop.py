@@ -274,7 +274,7 @@ def test_a_victim_is_dealt_the_same_noise_in_whatever_company() -> None:
 
 def test_the_group_pulls_the_restarts_of_a_victim_together_and_not_its_neighbours() -> None:
     flat: Evaluate = lambda guess: (guess["images"].flatten(1).sum(1) * 0, {"images": guess["images"] * 0})  # noqa: E731
-    trials = descend(flat, start(4), 100, group=1.0, restarts=2)
+    trials = descend(flat, start(4), 100, group=4.0, restarts=2)
     found = [trial.guess["images"].mean().item() for trial in trials]
     assert found == pytest.approx([3.5, 3.5, 5.5, 5.5], abs=1e-4)
     assert trials[0].history[0][1] == pytest.approx(4 * 0.5**2), "the objective has the group's share"

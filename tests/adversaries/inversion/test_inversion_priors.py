@@ -105,7 +105,7 @@ def test_group_consistency_takes_the_mean_as_a_constant() -> None:
     mean = guesses.mean(0)
     for place, guess in enumerate(guesses):
         own = guess.clone().requires_grad_()
-        term = ((own - mean) ** 2).sum()
+        term = ((own - mean) ** 2).mean()
         torch.testing.assert_close(value[place], term.detach())
         torch.testing.assert_close(slope[place], torch.autograd.grad(term, own)[0])
 

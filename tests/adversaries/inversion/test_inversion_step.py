@@ -12,6 +12,7 @@ from tiny_plans import HARD, SOFT, TRUTH, convolutional, images, normalised, vic
 from torch import Tensor, nn
 
 from fedsim import batchnorm
+from fedsim.adversaries.inversion.calculus import RECORDED, TRANSFORMED
 from fedsim.adversaries.inversion.local_steps import LocalSteps
 from fedsim.adversaries.inversion.step import Guess, Knowledge, Plan, Weights, step
 
@@ -37,7 +38,9 @@ def moved(x: Tensor, place: tuple[int, ...], by: float) -> Tensor:
 
 def check_slope(plan: Plan, knowledge: Knowledge, guess: Guess) -> tuple[Tensor, Guess]:
     """Compare the slope at some places of everything in the guess with a measured one."""
-    value, slopes = step(plan, knowledge, guess)
+    value, slopes = step(plan, knowledge, guess, RECORDED)
+    again, others = step(plan, knowledge, guess, TRANSFORMED)
+    torch.testing.assert_close((again, others), (value, slopes))
     for name, x in guess.items():
         for number in (0, 5, x.numel() // 2, x.numel() - 1):
             place = tuple(int(i) for i in torch.unravel_index(torch.tensor(number), x.shape))
@@ -110,9 +113,11 @@ def compare(mode: str, weights: dict[str, Any], labels: Tensor) -> None:
     )
     x = images(5).requires_grad_()
     expected = plain_objective(mode, weights, labels, x, knowledge["target"])
-    value, slopes = step(plan, knowledge, {"images": x.detach()})
-    torch.testing.assert_close(value, expected.detach())
-    torch.testing.assert_close(slopes["images"], torch.autograd.grad(expected, x)[0])
+    (slope,) = torch.autograd.grad(expected, x)
+    for calculus in (RECORDED, TRANSFORMED):
+        value, slopes = step(plan, knowledge, {"images": x.detach()}, calculus)
+        torch.testing.assert_close(value, expected.detach())
+        torch.testing.assert_close(slopes["images"], slope)
 
 
 @pytest.mark.parametrize("prior", [None, *PRIORS])
@@ -194,7 +199,10 @@ def test_unrolled_with_batchnorm_and_the_prior_on_statistics() -> None:
 def test_nothing_is_left_behind_in_the_model() -> None:
     plan, knowledge = victim(normalised(), mode="infer", weights=Weights(statistics=0.2, features=0.1), last="6")
     before = {name: value.clone() for name, value in plan.frame.state_dict().items()}
-    step(plan, knowledge, {"images": images(5)})
+    for calculus in (RECORDED, TRANSFORMED):
+        value, slopes = step(plan, knowledge, {"images": images(5)}, calculus)
+        assert not value.requires_grad
+        assert not slopes["images"].requires_grad
     assert all(value.grad is None for value in plan.frame.parameters())
     assert not any(value.requires_grad for value in knowledge["parameters"].values())
     assert all(torch.equal(value, before[name]) for name, value in plan.frame.state_dict().items())
