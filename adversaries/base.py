@@ -30,7 +30,8 @@ class Observation:
         `learning_rate`, `batch_size`, `momentum` and `weight_decay` (of the local steps), `bytes_down` and `bytes_up`,
         `defenses` [{name, ...}] where the threat model grants it, `clients`: whose updates were summed, where only a
         sum is shown; `update` is then the mean weighted by the number of examples, the gradient of the batch of all,
-        `num_examples` their sum, and labels stand one client after the other; and `granted`: all that it shows and
+        `num_examples` and `bytes_...` are sums, labels stand one client after the other, and a fact that is not the
+        same for all of them is absent; and `granted`: all that it shows and
         grants, in the words of `fedsim.experiment`.
     """
 

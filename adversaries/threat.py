@@ -42,14 +42,14 @@ SUMMED = {
     "sizes": "the size of the targeted clients' messages, added up",
     "update": "the sum of the targeted clients' updates, after their defenses",
     "num_examples": "how many examples the sum was made from",
-    "labels": "the labels of the private batches, one client after the other",
+    "labels": "the labels of the private batches",
     "batch_statistics": "the mean of the private batches' BatchNorm statistics",
     "running_statistics": "the mean of the clients' running BatchNorm statistics",
     "defenses": "which defenses the clients use, with their settings",
 }
 """What is said otherwise of an adversary that is shown the sum of several clients' updates and no single one."""
 
-SINGLE = "any single client's update, or how many examples it was made from"
+SINGLE = "any single client's update"
 
 _PLACES = {
     "link": "an eavesdropper on the link between the server and {targets}",
@@ -119,7 +119,7 @@ def refusals(entry: AdversaryEntry, experiment: Experiment) -> list[str]:
     # A plugin may know more than its needs say about what it works on.
     against = objection(plugin, situation(entry, experiment))
     if against:
-        return [*out, f"{name} does not fit: {against}"]
+        return [*out, f"{name} does not fit this experiment (model '{experiment.model.name}'): {against}"]
     return [
         *out,
         *(f"{name} {_missing(item, entry, experiment)}" for item in sorted(plugin.needs - view(entry, experiment).has)),
@@ -220,10 +220,11 @@ def _sentence(
     tls = " The links are encrypted (TLS)." if experiment.server.tls else ""
     text = f"'{entry.id}' is {place}.{tls} In round {rounds} it sees {_join(sees)}."
     if entry.aggregate:
-        alone = f"It is shown sums alone, but the sum of {targets} is that client's update."
-        text += f" {alone}" if len(entry.targets) == 1 else f" The sum is of {targets}; it sees no single one of them."
+        one = len(entry.targets) == 1
+        text += " It is shown sums alone, but with one target the sum is that client's update." if one else ""
+        text += "" if one else f" Of {targets} it is shown the sum alone."
     text += f" It is granted {_join(knows)}." if knows else " It is granted nothing else."
-    text += f" It does not see {_join(hidden)}." if hidden else ""
+    text += f" It does not see {_join(hidden, 'or')}." if hidden else ""
     return text + " It changes no message."
 
 
@@ -231,5 +232,5 @@ def _listed(numbers: tuple[int, ...]) -> str:
     return " and ".join([", ".join(map(str, numbers[:-1])), str(numbers[-1])]).removeprefix(" and ")
 
 
-def _join(items: list[str]) -> str:
-    return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1]
+def _join(items: list[str], joint: str = "and") -> str:
+    return ", ".join(items[:-1]) + (f" {joint} " if len(items) > 1 else "") + items[-1]

@@ -7,6 +7,7 @@ the table never gets past this file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -60,6 +61,7 @@ class Wiretap:
         if message.metadata.message_type != MessageType.TRAIN:
             return
         round_, client = int(message.metadata.group_id), client_of(message)
+        self._hand_over_sums(before=round_)
         if not any(True for _ in self._interested(round_, client)):
             return
         if message.metadata.src_node_id == SERVER_NODE:
@@ -76,10 +78,14 @@ class Wiretap:
                 self._hand_over(entry, seen)
 
     def close(self) -> None:
-        """Hand over the sums, when all rounds are over."""
-        for entry in self._experiment.adversaries:
-            for round_ in sorted({round_ for name, round_ in self._parts if name == entry.id}):
-                self._hand_over(entry, summed(self._parts.pop((entry.id, round_))))
+        """Hand over the sums of the last round, when all rounds are over."""
+        self._hand_over_sums()
+
+    def _hand_over_sums(self, before: float = math.inf) -> None:
+        """Those of the rounds that are over, so that their parts are not kept longer than need be."""
+        for name, round_ in sorted(key for key in self._parts if key[1] < before):
+            entry = next(one for one in self._experiment.adversaries if one.id == name)
+            self._hand_over(entry, summed(self._parts.pop((name, round_))))
 
     def _interested(self, round_: int, client: int) -> Iterator[AdversaryEntry]:
         for entry in self._experiment.adversaries:
@@ -126,7 +132,9 @@ def _protocol(training: LocalTraining) -> dict[str, Any]:
 def summed(parts: Sequence[Observation]) -> Observation:
     """What is left of several clients' observations in a round where only the sum is shown; see `Observation`.
 
-    Labels that are granted stand one client after the other; granted statistics are means, as the update is.
+    Labels that are granted stand one client after the other; granted statistics are means, as the update is. Sizes are
+    added up. `num_steps` is the mean, weighted as the update and rounded; of the other facts, what is not the same for
+    all clients is left out.
     """
     parts = sorted(parts, key=lambda seen: seen.client)
     counts = torch.tensor([float(seen.facts["num_examples"]) for seen in parts], dtype=torch.float64)
@@ -140,8 +148,12 @@ def summed(parts: Sequence[Observation]) -> Observation:
         elif not name.startswith(("model/", "buffers/")):
             mean = sum(share * value.double() for share, value in zip(shares, values, strict=True))
             tensors[name] = torch.as_tensor(mean).to(values[0].dtype)
-    facts = {key: value for key, value in first.facts.items() if not key.startswith("bytes_")}
-    facts |= {"clients": [seen.client for seen in parts], "num_examples": int(counts.sum())}
+    facts = {key: value for key, value in first.facts.items() if all(seen.facts.get(key) == value for seen in parts)}
+    for key in ("bytes_down", "bytes_up", "num_examples"):
+        facts[key] = sum(seen.facts[key] for seen in parts)
+    steps = torch.tensor([float(seen.facts["num_steps"]) for seen in parts], dtype=torch.float64)
+    facts["num_steps"] = max(1, round(float((shares * steps).sum())))
+    facts["clients"] = [seen.client for seen in parts]
     return Observation(first.round, first.client, first.vantage, MappingProxyType(tensors), MappingProxyType(facts))
 
 

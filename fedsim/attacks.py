@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import numbers
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +18,9 @@ from fedsim.adversaries.storage import JobStore
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.progress import Screen
 from fedsim.protocol import Batch
+from fedsim.report.formats import counted, numbered
 from fedsim.report.pictures import comparison
-from fedsim.runs import RunFolder, append_line
+from fedsim.runs import RunFolder, append_line, finite
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,12 @@ class Attack:
     @property
     def name(self) -> str:
         """For a screen."""
-        who = f"client {self.clients[0]}" if len(self.clients) == 1 else "clients " + "+".join(map(str, self.clients))
-        return f"{self.entry.id}, {who}, round {self.round}"
+        return f"{self.entry.id}, {self.whom}"
+
+    @property
+    def whom(self) -> str:
+        """Whose data of which round."""
+        return f"{numbered(list(self.clients), 'client')}, round {self.round}"
 
 
 def clients_of(seen: Observation) -> tuple[int, ...]:
@@ -69,25 +76,30 @@ def run_attacks(
     ordered = sorted(attacks, key=lambda one: (position.get(one.entry.id, 0), one.round, one.clients))
     lines = []
     for _, group in itertools.groupby(ordered, key=lambda one: one.entry.id):
-        for attack, answer in _answers(list(group), experiment, folder, device, screen):
+        for attack, answer in _answers(list(group), experiment, folder, device, screen, warn):
             line = _line(attack, answer, experiment, folder)
             failed = line["status"] == "failed"
             screen.attack(attack.name, 1, 1, "failed" if failed else f"objective {line['objective']:.4g}")
             if failed:
-                warn(f"adversary '{attack.entry.id}' failed on {attack.name.partition(', ')[2]}: {line['error']}")
+                warn(f"adversary '{attack.entry.id}' failed on {attack.whom}: {line['error']}")
             append_line(folder.attacks, line)
             lines.append(line)
     return lines
 
 
 def _answers(
-    group: Sequence[Attack], experiment: Experiment, folder: RunFolder, device: torch.device, screen: Screen
+    group: Sequence[Attack],
+    experiment: Experiment,
+    folder: RunFolder,
+    device: torch.device,
+    screen: Screen,
+    warn: Callable[[str], None],
 ) -> Iterator[tuple[Attack, _Answer]]:
     """Run the attacks of one adversary: one by one, or as one batch where its plugin says that this is better."""
     plugin = group[0].entry.plugin.settings
     together: dict[str, _Answer] = {}
     if len(group) > 1 and hasattr(plugin, "batches"):
-        together = _together(group, experiment, folder, device, screen)
+        together = _together(group, experiment, folder, device, screen, warn)
     for attack in group:
         yield attack, together.get(attack.job) or _alone(attack, experiment, folder, device, screen)
 
@@ -97,7 +109,7 @@ def _alone(attack: Attack, experiment: Experiment, folder: RunFolder, device: to
     screen.attack(attack.name, 0, 1, "")
     try:
         job = JobStore(folder.captures, folder.jobs).get(attack.job)
-        with progress.listening(lambda done, total, note: screen.attack(attack.name, done, total, note)):
+        with progress.listening(_teller(screen, attack.name)):
             found: Reconstruction | Exception = attack.entry.plugin.settings.attack(
                 job, device, seeding.generator(experiment.seed, "attack", attack.job)
             )
@@ -106,8 +118,23 @@ def _alone(attack: Attack, experiment: Experiment, folder: RunFolder, device: to
     return _Answer(found, time.perf_counter() - start)
 
 
+def _teller(screen: Screen, name: str) -> Callable[[int, int, str], None]:
+    """Shows how far an attack is. That it has ended is for whoever started it to say, with what came of it."""
+
+    def tell(done: int, total: int, note: str) -> None:
+        if done < total:
+            screen.attack(name, done, total, note)
+
+    return tell
+
+
 def _together(
-    group: Sequence[Attack], experiment: Experiment, folder: RunFolder, device: torch.device, screen: Screen
+    group: Sequence[Attack],
+    experiment: Experiment,
+    folder: RunFolder,
+    device: torch.device,
+    screen: Screen,
+    warn: Callable[[str], None],
 ) -> dict[str, _Answer]:
     """The answers by job; nothing if the plugin would rather have them one by one, or fails on the batch."""
     plugin, name = group[0].entry.plugin.settings, f"{group[0].entry.id}, {len(group)} jobs at once"
@@ -116,14 +143,18 @@ def _together(
         if not plugin.batches(device):
             return {}
         store = JobStore(folder.captures, folder.jobs)
-        with progress.listening(lambda done, total, note: screen.attack(name, done, total, note)):
-            found = plugin.attack_many(
-                [store.get(attack.job) for attack in group],
-                device,
-                [seeding.generator(experiment.seed, "attack", attack.job) for attack in group],
-            )
+        jobs = [store.get(attack.job) for attack in group]
+        screen.attack(name, 0, 1, "")
+        with progress.listening(_teller(screen, name)):
+            rngs = [seeding.generator(experiment.seed, "attack", attack.job) for attack in group]
+            found = list(plugin.attack_many(jobs, device, rngs))
+        if len(found) != len(jobs):
+            raise ValueError(f"attack_many returned {counted(len(found), 'answer')} to {len(jobs)} jobs")
     except Exception as error:  # one by one shows which of them it is
-        screen.warn(f"adversary '{group[0].entry.id}': {type(error).__name__} with {len(group)} jobs at once: {error}")
+        warn(
+            f"adversary '{group[0].entry.id}' failed on {len(group)} jobs at once and runs them one by one: "
+            f"{type(error).__name__}: {error}"
+        )
         return {}
     screen.attack(name, 1, 1, "")
     seconds = (time.perf_counter() - start) / len(group)
@@ -142,28 +173,41 @@ def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFo
         "vantage": entry.vantage,
         "knows": list(entry.knows),
         "aware": "defenses" in entry.knows,
-        "defenses": [defense.describe() for defense in experiment.clients.training(attack.clients[0]).defenses],
+        "defenses": _defenses(attack.clients, experiment),
         "job": attack.job,
     }
     try:
         if isinstance(found, Exception):
             raise found
         truth = scoring.read_truth(folder.truth, attack.clients, attack.round)
-        _check(found, tuple(truth.images.shape[1:]))
+        _check(found, tuple(truth.images.shape[1:]), len(truth))
+        scores = _scores(attack, found, truth, experiment, folder)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         return {**line, "status": "failed", "error": text, "seconds": answer.seconds}
     return {
         **line,
-        **_scores(attack, found, truth, experiment, folder),
+        **scores,
         "status": found.status,
         "error": None,
-        "iterations": found.iterations,
+        "iterations": int(found.iterations),
         "seconds": answer.seconds,
-        "objective": found.objective,
-        "history": [list(pair) for pair in found.history],
+        "objective": float(found.objective),
+        "history": [[int(step), float(value)] for step, value in found.history],
         "notes": dict(found.notes),
     }
+
+
+def _defenses(clients: Sequence[int], experiment: Experiment) -> list[dict[str, Any]]:
+    """The defenses of a client, or of all whose updates were summed; one that not all of them have says whose it is."""
+    own = {client: experiment.clients.training(client).defenses for client in clients}
+    if len(set(own.values())) == 1:
+        return [defense.describe() for defense in own[clients[0]]]
+    out = []
+    for defense in dict.fromkeys(itertools.chain(*own.values())):
+        whose = [client for client in clients if defense in own[client]]
+        out.append(defense.describe() | ({"clients": whose} if len(whose) < len(own) else {}))
+    return out
 
 
 def _scores(
@@ -177,30 +221,61 @@ def _scores(
         assert found.labels is not None
         return {**scoring.score_labels(found.labels, truth, experiment.scores.lpips), "picture": None}
     result = scoring.score(found.images.cpu(), found.labels, truth, experiment.scores.lpips)
-    clients = "-".join(map(str, attack.clients))
+    # A file's name has an end; the job's address tells such sums apart.
+    clients = "-".join(map(str, attack.clients)) if len(attack.clients) < 9 else f"sum{len(attack.clients)}"
     picture = folder.reconstructions / f"{attack.entry.id}-c{clients}-r{attack.round}-{attack.job[:8]}.png"
     comparison(result.truth.numpy(), result.guess.numpy(), picture)
     return {**result.fields, **before, "picture": str(picture.relative_to(folder.path))}
 
 
-def _check(found: Reconstruction, shape: tuple[int, ...]) -> None:
-    """A plugin's answer must be what the contract says, or it is the plugin's failure."""
+def _check(found: Reconstruction, shape: tuple[int, ...], size: int) -> None:
+    """A plugin's answer must be what the contract says, or it is the plugin's failure.
+
+    size: images in the batch. More than that is refused: pairing picks the best, so a throng would score for its number.
+    """
     if not isinstance(found, Reconstruction):
         raise TypeError(f"attack returned {type(found).__name__}, not a Reconstruction")
     images, labels = found.images, found.labels
+    _check_words(found)
     if labels is not None:
         whole = isinstance(labels, torch.Tensor) and labels.dim() == 1 and not labels.is_floating_point()
         if not whole or bool((labels < 0).any()):
             raise ValueError("labels must be a tensor (N,) of whole numbers from 0 on")
+    for name, values in (("images", images), ("labels", labels)):
+        if isinstance(values, torch.Tensor) and len(values) > size:
+            raise ValueError(f"{len(values)} {name} were returned for a batch of {size}; at most {size} can be scored")
     if images is None:
         if labels is None or len(labels) == 0:
             raise ValueError("neither images nor labels were returned")
         return
-    if not isinstance(images, torch.Tensor) or images.dim() != 4 or len(images) == 0:
-        raise ValueError(f"images must be a tensor (N, C, H, W), not {getattr(images, 'shape', type(images).__name__)}")
-    if tuple(images.shape[1:]) != shape:
-        raise ValueError(f"images have shape {tuple(images.shape[1:])} each, but the data set's have {shape}")
-    if not torch.isfinite(images).all():
-        raise ValueError("the returned images hold NaN or Inf")
+    _check_images("images", images, shape)
+    if found.initial is not None:
+        _check_images("initial", found.initial, shape)
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"{len(images)} images, but {len(labels)} labels")
+
+
+def _check_images(name: str, images: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(images, torch.Tensor) or images.dim() != 4 or len(images) == 0:
+        raise ValueError(f"{name} must be a tensor (N, C, H, W), not {getattr(images, 'shape', type(images).__name__)}")
+    if tuple(images.shape[1:]) != shape:
+        raise ValueError(f"{name} have shape {tuple(images.shape[1:])} each, but the data set's have {shape}")
+    if not torch.isfinite(images).all():
+        raise ValueError(f"the returned {name} hold NaN or Inf")
+
+
+def _check_words(found: Reconstruction) -> None:
+    """What is neither images nor labels, and goes into attacks.jsonl as it is."""
+    if not isinstance(found.objective, numbers.Real):
+        raise ValueError(f"objective must be a number, not {type(found.objective).__name__}")
+    if not isinstance(found.iterations, numbers.Integral):
+        raise ValueError(f"iterations must be a whole number, not {found.iterations!r}")
+    if not isinstance(found.status, str) or not found.status:
+        raise ValueError(f"status must be a word, not {found.status!r}")
+    for step, value in found.history:
+        if not isinstance(step, numbers.Integral) or not isinstance(value, numbers.Real):
+            raise ValueError(f"history must be pairs of an iteration and an objective, not {(step, value)!r}")
+    try:
+        json.dumps(finite(dict(found.notes)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"notes must be JSON data: {error}") from None

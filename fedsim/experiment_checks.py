@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fedsim.experiment import Experiment, LocalTraining
+from fedsim.experiment import AdversaryEntry, Experiment, LocalTraining
 from fedsim.schema import Problems
 from fedsim.toml_lines import Path
 
@@ -124,8 +124,27 @@ def _adversaries(experiment: Experiment, problems: Problems) -> None:
                 (*path, "aggregate"),
                 f'the sum of updates is what a server sees, but the vantage is "{entry.vantage}"; use "server"',
             )
+        if entry.aggregate:
+            _summed(position, entry, experiment, problems)
         if entry.member is not None and entry.member >= experiment.clients.count:
             problems.add((*path, "member"), _no_client(entry.member, experiment))
+
+
+def _summed(position: int, entry: AdversaryEntry, experiment: Experiment, problems: Problems) -> None:
+    """What is granted of a sum, and what makes sense of it, has to hold for all of its clients."""
+    trainings = [experiment.clients.training(client) for client in entry.targets]
+    if len({one.learning_rate for one in trainings}) > 1:
+        problems.add(
+            ("adversaries", position, "targets"),
+            "the clients have different learning_rate, so their sum is no gradient times one rate; "
+            "target clients that have the same",
+        )
+    if "defenses" in entry.knows and len({one.defenses for one in trainings}) > 1:
+        problems.add(
+            ("adversaries", position, "knows"),
+            "the clients whose updates are summed have different defenses, so there are none to know of the sum; "
+            'leave "defenses" out, or target clients that have the same',
+        )
 
 
 def _no_client(client: int, experiment: Experiment) -> str:

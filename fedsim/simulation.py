@@ -27,6 +27,7 @@ from fedsim.errors import InputError
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.grids.inline import InlineGrid
 from fedsim.progress import Screen
+from fedsim.report.formats import numbered
 from fedsim.runs import RoundRecord, RunFolder, append_line
 from fedsim.server.app import server_app
 
@@ -71,8 +72,8 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
                 attacks.append(Attack(entry, address, clients_of(seen), seen.round))
         except Exception as error:  # a plugin's fault must not end the training
             warn(
-                f"adversary '{entry.id}': capture of client {seen.client} in round {seen.round} failed: "
-                f"{type(error).__name__}: {error}"
+                f"adversary '{entry.id}': capture of {numbered(list(clients_of(seen)), 'client')} in round "
+                f"{seen.round} failed: {type(error).__name__}: {error}"
             )
         for client in clients_of(seen):
             if not scoring.has_truth(folder.truth, client, seen.round):
@@ -132,11 +133,9 @@ def _check_built(experiment: Experiment, place: Workbench) -> None:
     for position, entry in enumerate(experiment.adversaries):
         plugin, path = entry.plugin.settings, f"adversaries[{position}]: '{entry.id}'"
         known = replace(threat.situation(entry, experiment), has_batchnorm=has)
-        objection = plugin.objection(known) if hasattr(plugin, "objection") else None
-        if not objection and hasattr(plugin, "objection_to"):
-            objection = plugin.objection_to(place.model, known)
+        objection = threat.objection(plugin, known, place.model)
         if objection:
-            raise InputError(f"{path}: does not fit model '{experiment.model.name}': {objection}")
+            raise InputError(f"{path}: does not fit this experiment (model '{experiment.model.name}'): {objection}")
         asked = {"batch_statistics", "running_statistics"} & (set(entry.knows) | plugin.needs)
         if asked and not has:
             raise InputError(f"{path}: asks for '{min(asked)}', but model '{experiment.model.name}' has no BatchNorm")
@@ -146,14 +145,19 @@ def _note_unseen(entry: AdversaryEntry, attacks: list[Attack], warn: Any) -> Non
     """A target that was not drawn, or dropped out, shows nothing; say so rather than leave a gap."""
     if entry.vantage == "client":
         return
-    done = {(client, attack.round) for attack in attacks if attack.entry is entry for client in attack.clients}
+    why = "not drawn, dropped out, or the plugin made no job of it"
     for round_ in entry.rounds:
-        for client in entry.targets:
-            if (client, round_) not in done:
-                warn(
-                    f"adversary '{entry.id}': there is no capture of client {client} in round {round_} to attack "
-                    f"(it was not drawn, dropped out, or the plugin made no job of it)"
-                )
+        done = {client for one in attacks if one.entry is entry and one.round == round_ for client in one.clients}
+        unseen = [client for client in entry.targets if client not in done]
+        if entry.aggregate and unseen:
+            left, whom = numbered(sorted(done), "client"), numbered(unseen, "client")
+            lost = f"there is no sum of {whom} in round {round_} to attack ({why})"
+            if done:
+                lost = f"the sum of round {round_} is of {left} without {whom} (not drawn, or dropped out)"
+            warn(f"adversary '{entry.id}': {lost}")
+            continue
+        for client in unseen:
+            warn(f"adversary '{entry.id}': there is no capture of client {client} in round {round_} to attack ({why})")
 
 
 def _public(experiment: Experiment, place: Workbench) -> dict[str, Any]:

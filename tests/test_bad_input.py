@@ -446,6 +446,36 @@ CONFLICTS = {
         ("eve", "id"),
     ),
     "a member of a link": (document(tail=adversary(member="1")), "adversaries[0].member", ("client", "link")),
+    "a sum that is seen from a link": (
+        document(tail=adversary(aggregate="true")),
+        "adversaries[0].aggregate",
+        ("sum", '"link"', 'use "server"'),
+    ),
+    "a sum that is seen from a client": (
+        document(tail=adversary(aggregate="true").replace('"link"', '"client"\nmember = 1')),
+        "adversaries[0].aggregate",
+        ("sum", '"client"', 'use "server"'),
+    ),
+    "a sum of updates at different rates": (
+        document(
+            tail=group(learning_rate="0.5").replace("  #!", "")
+            + "\n"
+            + adversary(targets="[0, 1]").replace('"link"', '"server"\naggregate = true')
+        ),
+        "adversaries[0].targets",
+        ("learning_rate", "sum"),
+    ),
+    "the defenses of a sum of clients with different ones": (
+        document(
+            tail=group(defenses='[{ name = "gradient_noise" }]').replace("  #!", "")
+            + "\n"
+            + adversary(knows='["labels", "defenses"]')
+            .replace('"link"', '"server"\naggregate = true')
+            .replace("targets = [0]", "targets = [0, 1]")
+        ),
+        "adversaries[0].knows",
+        ("different defenses", 'leave "defenses" out'),
+    ),
     "a member of a server": (
         document(tail=adversary(member="1").replace('"link"', '"server"')),
         "adversaries[0].member",

@@ -84,12 +84,15 @@ def test_labels_are_scored_with_multiplicity() -> None:
         (None, torch.tensor([1, -1]), "whole numbers"),
         (None, [1, 2], "whole numbers"),
         (torch.zeros(2, 1, 8, 8), torch.tensor([1]), "2 images, but 1 labels"),
+        # The pairing with the truth picks the best of what it gets, so more than the batch holds would buy a score.
+        (torch.zeros(3, 1, 8, 8), None, "3 images were returned for a batch of 2"),
+        (None, torch.arange(10), "10 labels were returned for a batch of 2"),
     ],
 )
 def test_a_plugin_that_returns_something_else_has_failed(images: Any, labels: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        attacks._check(Reconstruction(images, labels, 0.0, 0), (1, 8, 8))
+        attacks._check(Reconstruction(images, labels, 0.0, 0), (1, 8, 8), 2)
 
 
 def test_labels_without_images_are_an_answer() -> None:
-    attacks._check(Reconstruction(None, torch.tensor([3, 3]), 0.0, 0), (1, 8, 8))
+    attacks._check(Reconstruction(None, torch.tensor([3, 3]), 0.0, 0), (1, 8, 8), 2)

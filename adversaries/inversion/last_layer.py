@@ -41,6 +41,16 @@ def find(model: nn.Module, classes: int | None = None) -> str | None:
     return found[-1] if found else None
 
 
+def features_refusal(model: nn.Module) -> str | None:
+    """Why what goes into the last layer cannot be read off its gradient, with the remedy; None if it can."""
+    name = find(model)
+    if name is None:
+        return "features go into a last fully connected layer, which the model has not; leave features out"
+    if model.get_submodule(name).bias is None:
+        return f"features are read off by the bias gradient, but layer '{name}' has no bias; leave features out"
+    return None
+
+
 def read(victim: Victim) -> LastLayer | None:
     """The victim's classification layer; None if it has none that is fully connected.
 
@@ -53,7 +63,7 @@ def read(victim: Victim) -> LastLayer | None:
 
     def of(source: Mapping[str, Tensor], part: str) -> Tensor | None:
         value = source.get(f"{name}.{part}")
-        return None if value is None else value.detach().double().cpu()
+        return None if value is None else value.detach().cpu().double()
 
     gradient, own = victim.gradient, victim.parameters
     weight, own_weight, bias = of(gradient, "weight"), of(own, "weight"), of(gradient, "bias")
@@ -70,11 +80,9 @@ def dummy_pass(
     buffers: statistics that were broadcast. Returns features (M, features) and predictions (M, classes), float64.
     """
     model = copy.deepcopy(victim.model)  # running statistics are written into, and hooks are hung on, the copy alone
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.eval()  # or it would draw from the generator that the whole process shares
     device = next(iter(victim.parameters.values())).device
-    state = {key: buffers[key].to(device) for key, _ in model.named_buffers() if key in buffers}
+    # A copy here too: a BatchNorm in training writes into what it is called with.
+    state = {key: buffers[key].to(device, copy=True) for key, _ in model.named_buffers() if key in buffers}
     reached: list[Tensor] = []
     model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: reached.append(inputs[0].flatten(1)))
     predicted = []
@@ -82,5 +90,5 @@ def dummy_pass(
         for _ in range(batches):
             images = victim.normalise(torch.rand(victim.shape, generator=rng).to(device))
             logits = functional_call(model, {**victim.parameters, **state}, (images,))
-            predicted.append(logits.double().softmax(1).cpu())
-    return torch.cat(reached).double().cpu(), torch.cat(predicted)
+            predicted.append(logits.cpu().double().softmax(1))
+    return torch.cat(reached).cpu().double(), torch.cat(predicted)

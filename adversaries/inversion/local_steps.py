@@ -39,6 +39,12 @@ class LocalSteps:
         """How many epochs were begun."""
         return -(-self.steps // len(self.batches))
 
+    @property
+    def passed(self) -> int:
+        """How many images go through the model in all steps together."""
+        whole, begun = divmod(self.steps, len(self.batches))
+        return whole * sum(self.batches) + sum(self.batches[:begun])
+
     def portions(self, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Images and labels of each step, in their order. The order within an epoch is taken to be that of the
         guess.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedsim import progress
 from fedsim.adversaries.inversion import priors
-from fedsim.adversaries.inversion.engines import Engine, captured
+from fedsim.adversaries.inversion.engines import Engine, captured, in_a_line
 from fedsim.adversaries.inversion.optimisers import SGD, Adam
 from fedsim.adversaries.inversion.step import Guess
 
@@ -115,7 +115,12 @@ class _Iteration:
             self._state["noise"] = torch.zeros_like(start["images"])
         self._replay: Callable[[], None] | None = None
         if engine.name == "cudagraph":
-            self._replay = captured(self._advance, self._state)
+            try:
+                self._replay = captured(self._advance, self._state)
+            except RuntimeError as error:
+                # A layer that waits for the device, or too little memory: no reason not to attack.
+                engine.name = "eager"
+                engine.notes.append(f"eager instead of cudagraph: {in_a_line(error)}")
 
     def guess(self) -> Guess:
         """The guesses as they are; not a copy unless the graph writes into them."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedsim import batchnorm, metrics
 from fedsim.adversaries.base import Observation, Reconstruction, Situation
@@ -114,7 +114,7 @@ def _checked(settings: Inversion, victim: Victim) -> str:
         has_batchnorm=bool(batchnorm.layers(victim.model)),
         batchnorm=facts["batchnorm"],
         algorithm=facts["algorithm"],
-        one_gradient=facts["algorithm"] == "fedsgd" or int(facts["num_steps"]) == 1,
+        one_gradient=facts["algorithm"] == "fedsgd" or (int(facts["num_steps"]) == 1 and not facts.get("weight_decay")),
         batch_sizes=tuple(len(part) for part in torch.arange(victim.shape[0]).tensor_split(clients)),
         aggregate=clients > 1,
     )
@@ -126,9 +126,7 @@ def _checked(settings: Inversion, victim: Victim) -> str:
 
 def _labels(settings: Inversion, seen: Observation, victim: Victim, rng: torch.Generator) -> Tensor | None:
     """The labels to work with; None where they are sought."""
-    if settings.labels == "joint":
-        return None
-    return labels.known(seen) if settings.labels == "known" else labels.infer(settings.labels, seen, victim, rng)
+    return None if settings.labels == "joint" else labels.infer(settings.labels, seen, victim, rng)
 
 
 def _local(settings: Inversion, victim: Victim) -> LocalSteps | None:
@@ -153,8 +151,7 @@ def _features(last: LastLayer, guessed: Tensor) -> Tensor:
     the class's own image as far as the others' probabilities are small (Geiping et al. 2020, proposition 3.1). Images
     of one class get the same.
     """
-    if last.bias is None:
-        raise InputError(f"the prior on features divides by the bias gradient, but layer '{last.name}' has no bias")
+    assert last.bias is not None  # else `features_refusal` refuses
     chosen = guessed if guessed.dim() == 1 else guessed.argmax(1)
     return (last.weight[chosen] / last.bias[chosen][:, None]).float()
 
@@ -208,12 +205,14 @@ def _search(settings: Inversion, cases: Sequence[Case], rngs: Sequence[torch.Gen
     victims = [case.knowledge for case in cases]
     if settings.optimiser == "lbfgs":
         one = {name: value[:1] for name, value in guess.items()}
-        engine = engines.choose(settings.engine, first.plan, victims, one, 1, 1, settings.iterations)
+        # Between its steps the line search asks for values, so that there is no iteration to capture as a whole.
+        wanted = "eager" if settings.engine == "auto" and images.device.type == "cuda" else settings.engine
+        steps = settings.restarts * settings.iterations
+        engine = engines.choose(wanted, first.plan, victims, one, 1, 1, steps)
         trials = []
         for number in range(settings.restarts):
             start = {name: value[number : number + 1] for name, value in guess.items()}
-            offset, total = number * settings.iterations, settings.restarts * settings.iterations
-            trials.append(run_lbfgs(engine, start, search, budget, offset, total))
+            trials.append(run_lbfgs(engine, start, search, budget, number * settings.iterations, steps))
     else:
         engine = engines.choose(
             settings.engine, first.plan, victims, guess, settings.restarts, settings.together, settings.iterations
@@ -263,6 +262,8 @@ def _notes(settings: Inversion, victim: Victim, trials: Sequence[Trial], engine:
             f"the update of {victim.facts['num_steps']} local steps is taken for the direction of one gradient at the "
             "broadcast model"
         )
+    if any(isinstance(module, nn.modules.dropout._DropoutNd) for module in victim.model.modules()):
+        notes["dropout"] = "left out, since only the client knows what it drew"
     if len(victim.facts.get("clients", [])) > 1:
         notes["aggregate"] = f"the sum of {len(victim.facts['clients'])} clients' updates, taken for one batch's"
     return notes

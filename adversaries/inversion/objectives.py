@@ -94,7 +94,7 @@ def l1(
 
 
 def tag(scale: float) -> Objective:
-    """sum (g - t)^2 + scale sum |g - t|, weighted by layer (TAG: Deng et al., EMNLP 2021, equation 5)."""
+    """sum (g - t)^2 + scale sum |g - t|, the latter weighted by layer (TAG: Deng et al., EMNLP 2021, equation 5)."""
 
     def objective(
         gradient: Tensors,
@@ -103,7 +103,7 @@ def tag(scale: float) -> Objective:
         masks: Tensors | None = None,
         square: Tensor | None = None,
     ) -> Valued:
-        squares, by_square = squared_l2(gradient, target, weights, masks)
+        squares, by_square = squared_l2(gradient, target, [1.0] * len(weights), masks)
         size, by_size = l1(gradient, target, weights, masks)
         return squares + scale * size, [a + scale * b for a, b in zip(by_square, by_size, strict=True)]
 

@@ -41,7 +41,7 @@ class Adam:
         moved: Tensors = {}
         kept: Tensors = {}
         for name, x in guess.items():
-            g = slopes[name].sign() if self.signed else slopes[name]
+            g = _sign(slopes[name]) if self.signed else slopes[name]
             first = state[f"first/{name}"].lerp(g, 1 - self.beta_1)
             second = state[f"second/{name}"].lerp(g * g, 1 - self.beta_2)
             scale = (second / (1 - self.beta_2**count)).sqrt() + self.epsilon
@@ -66,9 +66,14 @@ class SGD:
     ) -> tuple[Tensors, Tensors]:
         """(next guess, next state); see `Adam.step`."""
         return {
-            name: x - self.step_size * factor * (slopes[name].sign() if self.signed else slopes[name])
+            name: x - self.step_size * factor * (_sign(slopes[name]) if self.signed else slopes[name])
             for name, x in guess.items()
         }, state
+
+
+def _sign(slope: Tensor) -> Tensor:
+    """As torch's, which makes 0 of NaN and so would hide it."""
+    return torch.where(slope.isnan(), slope, slope.sign())
 
 
 def schedule(kind: str, steps: int, warm_up: int = 0) -> list[float]:

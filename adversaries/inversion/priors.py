@@ -23,6 +23,8 @@ def total_variation(images: Tensor, p: float = 1.0, q: float = 1.0, absolute: bo
     images = images.abs() if absolute else images
     across = (images[..., :, 1:] - images[..., :, :-1]).abs()
     down = (images[..., 1:, :] - images[..., :-1, :]).abs()
+    if p < 1:
+        across, down = across + TINY, down + TINY
     if p != 1:
         across, down = across.pow(p), down.pow(p)
     if q == 1:

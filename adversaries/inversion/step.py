@@ -147,5 +147,6 @@ def _task(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
     if kind == "cross_entropy":
         return cross_entropy(logits, labels)
     if labels.dim() == 1:
-        labels = torch.nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        # Not by `one_hot`, which looks at the values, and so cannot be traced.
+        labels = (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)
     return (logits.softmax(1) - labels).square().sum(1).mean()

@@ -20,7 +20,8 @@ Tensors = dict[str, Tensor]
 class Victim:
     """What an attack works on, on its device.
 
-    model: an empty frame in the mode in which the client trained; parameters are passed to it.
+    model: an empty frame in the mode in which the client trained, but without dropout, of which nobody else knows what
+        it drew; parameters are passed to it.
     parameters, target: the broadcast parameters and the update, by name, in the order of the model.
     shape: (N, C, H, W) of the private batch.
     """
@@ -56,6 +57,9 @@ def rebuild(seen: Observation, device: torch.device) -> Victim:
     with torch.random.fork_rng(devices=[]):
         model = batchnorm.apply_policy(built.build(height_width, facts["classes"]), facts["batchnorm"])
     batchnorm.training_mode(model, facts["batchnorm"])
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()  # or it would draw from the generator that the whole process shares
     # channels_last is the layout that the CPU's and the GPU's convolutions want; only strides change.
     model = model.to(device).to(memory_format=torch.channels_last)
     parameters = {name: value.to(device) for name, value in seen.part("model").items()}

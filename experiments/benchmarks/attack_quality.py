@@ -10,6 +10,7 @@ and the reconstruction is scored. See README.md beside this file.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import operator
 import os
@@ -163,10 +164,10 @@ BENCHES = (
 class Row:
     """One line of the table, over all seeds, targets and images.
 
-    images: scored. psnr, ssim, lpips: means over images; psnr_min of the worst one. psnr_before, lpips_before: means of
-    the first guess, None where the attack makes none. label_accuracy: mean over the batches. iterations, seconds: means
-    over reconstructions, the latter wall time. failed: reconstructions that ended in an error. peer, goals, verdict: of
-    the claim; the last is "reached", "missed" or None.
+    images: scored. psnr, ssim, lpips: means over images; psnr_min: of the worst. psnr_before, lpips_before: means of
+    the first guess, None where the attack makes none. lpips_net: by which network. label_accuracy: mean over the
+    batches. iterations, seconds: means over reconstructions, the latter wall time. failed: reconstructions that ended
+    in an error. peer, goals, verdict: of the claim; the last is "reached", "missed" or None.
     """
 
     experiment: str
@@ -182,6 +183,7 @@ class Row:
     ssim: float | None
     lpips: float | None
     lpips_before: float | None
+    lpips_net: str | None
     label_accuracy: float | None
     labels_known: bool
     iterations: float | None
@@ -241,16 +243,24 @@ def _follow(events: Iterator[str]) -> None:
 
 def measure(
     bench: Bench, suffix: str, settings: Sequence[str], seeds: Sequence[int], folder: Path, threads: int
-) -> list[Row]:
-    """A row for each claim of an experiment. Raises Absent."""
+) -> tuple[list[Row], str | None]:
+    """A row for each claim of an experiment, over the seeds up to the first that cannot be run; and why that cannot."""
     lines: dict[str, list[dict[str, Any]]] = {claim.adversary: [] for claim in bench.claims}
+    done, reason = 0, None
     for seed in seeds:
         start = time.monotonic()
         where = folder / f"{bench.experiment}{suffix.replace(' ', '-')}-{seed}"
-        for line in run(bench.experiment, [*settings, f"seed={seed}"], where, threads):
+        try:
+            found = run(bench.experiment, [*settings, f"seed={seed}"], where, threads)
+        except Absent as error:
+            reason = f"seed {seed}: {error}"
+            break
+        for line in found:
             lines.setdefault(line["adversary"], []).append(line)
+        done += 1
         say(f"{bench.experiment}{suffix}, seed {seed}: {time.monotonic() - start:.0f} s")
-    return [summarise(bench, suffix, claim, lines[claim.adversary], len(seeds)) for claim in bench.claims]
+    rows = [summarise(bench, suffix, claim, lines[claim.adversary], done) for claim in bench.claims] if done else []
+    return rows, reason
 
 
 def summarise(bench: Bench, suffix: str, claim: Claim, lines: Sequence[Mapping[str, Any]], runs: int) -> Row:
@@ -277,6 +287,7 @@ def summarise(bench: Bench, suffix: str, claim: Claim, lines: Sequence[Mapping[s
         ssim=_mean(images("ssim")),
         lpips=_mean(images("lpips")),
         lpips_before=_mean(each("lpips_before")),
+        lpips_net=next((line["lpips_net"] for line in good if line["lpips"] is not None), None),
         label_accuracy=_mean(each("label_accuracy")),
         labels_known=any("labels" in line["knows"] for line in good),
         iterations=_mean(each("iterations")),
@@ -304,22 +315,24 @@ def judge(bench: Bench, order: Order, rows: Sequence[Row]) -> Outcome:
     if any(value is None for value in values):
         return Outcome(bench.experiment, order.what, numbers, "not measured")
     better = operator.lt if order.score == "lpips" else operator.gt
-    kept = all(better(one, next_) for one, next_ in zip(values, values[1:], strict=False))
+    kept = all(better(one, next_) for one, next_ in itertools.pairwise(values))
     return Outcome(bench.experiment, order.what, numbers, "kept" if kept else "not kept")
 
 
 def markdown(rows: Sequence[Row], orders: Sequence[Outcome], absent: Mapping[str, str], about: Sequence[str]) -> str:
     """The tables, and what could not be run."""
-    heads = ("attack", "setting", "images", "PSNR, dB: mean / min", "before", "SSIM", "LPIPS", "before", "labels")
-    heads += ("iterations", "s", "peer", "goal", "verdict")
-    out = [*about, "", _line(heads), "|" + "---|" * len(heads)]
+    scores = ("PSNR, dB: mean / min", "before", "SSIM", "LPIPS", "before", "labels", "iterations", "s")
+    heads = ("attack", "setting", "images", *scores, "peer", "goal", "verdict")
+    out = [*about]
+    if rows:
+        out += ["", _line(heads), "|" + "---|" * len(heads)]
     for row in rows:
         known = "known" if row.labels_known else _percent(row.label_accuracy)
         failed = f", {row.failed} failed" if row.failed else ""
         cells = (
             row.attack,
             row.setting,
-            f"{row.images}{failed}",
+            f"{row.images or '-'}{failed}",
             "-" if row.psnr is None else f"{_number(row.psnr, 1)} / {_number(row.psnr_min, 1)}",
             _number(row.psnr_before, 1),
             _number(row.ssim, 3),
@@ -336,8 +349,9 @@ def markdown(rows: Sequence[Row], orders: Sequence[Outcome], absent: Mapping[str
     if orders:
         out += ["", _line(("experiment", "expected", "measured", "verdict")), "|---|---|---|---|"]
         out += [_line((one.experiment, one.what, one.numbers, one.verdict)) for one in orders]
-    out += ["", *(f"not run: {name}: {why}" for name, why in absent.items())]
-    return "\n".join(out).rstrip()
+    if absent:
+        out += ["", *(f"not run: {name}: {why}" for name, why in absent.items())]
+    return "\n".join(out)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -406,15 +420,16 @@ def main() -> int:
             if given.data is not None and bench.takes_data:
                 common += ["data.name=npz", f"data.path={given.data.resolve()}"]
             for suffix, settings in variants(bench, given.iterations):
-                try:
-                    found = measure(bench, suffix, [*common, *settings], given.seeds, folder, given.threads)
-                except Absent as reason:
-                    absent[bench.experiment + suffix] = str(reason)
+                found, reason = measure(bench, suffix, [*common, *settings], given.seeds, folder, given.threads)
+                if reason is not None:
+                    absent[bench.experiment + suffix] = reason
                     say(f"not run: {bench.experiment}{suffix}: {reason}")
-                    continue
                 rows += found
-                orders += [judge(bench, order, found) for order in bench.orders]
+                orders += [judge(bench, order, found) for order in bench.orders if found]
+    nets = sorted({row.lpips_net for row in rows if row.lpips_net})
     about = [f"seeds {', '.join(map(str, given.seeds))}; {machine(given.threads)}"]
+    if rows:
+        about[0] += f"; LPIPS by {', '.join(nets)}" if nets else "; no LPIPS, for lack of its network's weights"
     if given.json:
         print(json.dumps({
             "about": about,

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedsim import manifest as manifests
-from fedsim.errors import InputError
-from fedsim.experiment import KNOWLEDGE, AdversaryEntry, Component
+from fedsim.errors import FedsimError, InputError
+from fedsim.experiment import KNOWLEDGE, SIGHTS, AdversaryEntry, Component, Experiment
 from fedsim.experiment_file import component, read
 from fedsim.runs import RunFolder, read_lines
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fedsim.adversaries.base import Observation
 
 
 def run(options: argparse.Namespace) -> int:
@@ -20,12 +27,14 @@ def run(options: argparse.Namespace) -> int:
     plugin = component("adversaries", options.adversary, options.settings, f"--adversary {options.adversary}")
     name = _free(options.id or plugin.name, folder)
 
+    _refuse_what_is_no_adversary(plugin)
+
     from fedsim import screens
-    from fedsim.adversaries.base import Observation
     from fedsim.adversaries.storage import JobStore
     from fedsim.attacks import Attack, clients_of, run_attacks
     from fedsim.commands.ending import QUARANTINED, conclude
     from fedsim.devices import choose_device
+    from fedsim.report.formats import counted, numbered
 
     store = JobStore(folder.captures, folder.jobs)
     seen = [store.observation(address) for address in store.captured()]
@@ -45,22 +54,72 @@ def run(options: argparse.Namespace) -> int:
         knows: Any = tuple(item for item in KNOWLEDGE if item in one.facts["granted"])
         vantage: Any = one.vantage
         return AdversaryEntry(
-            name, plugin, vantage, clients_of(one), (one.round,), knows, aggregate=len(clients_of(one)) > 1
+            name, plugin, vantage, clients_of(one), (one.round,), knows, aggregate="clients" in one.facts
         )
 
-    attacks = [
-        Attack(entry(one), store.put(job, plugin.describe(), name), clients_of(one), one.round)
-        for one in usable
-        for job in plugin.settings.capture(one)
-    ]
+    model = _model(usable)
+    against = [_objection(entry(one), experiment, one, model) for one in usable]
+    fitting = [one for one, reason in zip(usable, against, strict=True) if reason is None]
+    left_out = Counter(reason for reason in against if reason is not None)
+    if not fitting:
+        # What most of them are refused for; the reasons of the others would say nothing better.
+        raise InputError(f"adversary '{plugin.name}' fits no capture of {folder.path}: {left_out.most_common(1)[0][0]}")
+    if len(usable) < len(seen):
+        left_out["it does not grant what the adversary needs"] = len(seen) - len(usable)
     with screens.choose_screen(options.json) as screen:
-        if len(usable) < len(seen):
-            left = len(seen) - len(usable)
-            screen.warn(f"{left} of {len(seen)} captures do not grant what '{plugin.name}' needs and are left out")
+        for reason, count in left_out.items():
+            screen.warn(f"'{name}' leaves out {count} of {counted(len(seen), 'capture')}: {reason}")
+        attacks = []
+        for one in fitting:
+            try:
+                jobs = [store.put(job, plugin.describe(), name) for job in plugin.settings.capture(one)]
+            except Exception as error:  # a plugin's fault on one capture leaves the others
+                who = f"{numbered(list(clients_of(one)), 'client')} in round {one.round}"
+                screen.warn(f"adversary '{name}': capture of {who} failed: {type(error).__name__}: {error}")
+                continue
+            attacks += [Attack(entry(one), job, clients_of(one), one.round) for job in jobs]
+        if not attacks:
+            raise FedsimError(f"adversary '{name}' made no job of the captures of {folder.path}")
         lines = run_attacks(attacks, experiment, folder, choose_device(experiment.runtime.device), screen, screen.warn)
-    _note(folder, name, plugin, usable)
+    _note(folder, name, plugin, fitting)
     code = QUARANTINED if any(line["status"] == "failed" for line in lines) else 0
     return conclude(folder, code, options.json, attacks=lines)
+
+
+def _refuse_what_is_no_adversary(plugin: Component) -> None:
+    lacking = [one for one in ("needs", "powers", "capture", "attack") if not hasattr(plugin.settings, one)]
+    if lacking:
+        raise InputError(f"--adversary {plugin.name}: has no '{lacking[0]}', so it is no adversary")
+    if plugin.settings.powers:
+        asked = ", ".join(sorted(plugin.settings.powers))
+        raise InputError(
+            f"--adversary {plugin.name}: needs the power {asked}, but a run that is over cannot be altered; "
+            "give a passive adversary"
+        )
+
+
+def _model(seen: list[Observation]) -> nn.Module | None:
+    """The model of the run, built from a capture that shows it; None if none does."""
+    import torch
+
+    from fedsim.adversaries.inversion.victim import rebuild
+
+    shown = [one for one in seen if {"global_model", "num_examples"} <= set(one.facts["granted"])]
+    return rebuild(shown[0], torch.device("cpu")).model if shown else None
+
+
+def _objection(entry: AdversaryEntry, experiment: Experiment, seen: Observation, model: nn.Module | None) -> str | None:
+    """Why the adversary cannot work on a capture, as it would have said before round 0."""
+    from fedsim import batchnorm
+    from fedsim.adversaries import threat
+
+    known = threat.situation(entry, experiment)
+    if len(known.batch_sizes) == 1 and "num_examples" in seen.facts:
+        # A client may have had fewer images than a batch holds.
+        known = replace(known, batch_sizes=(min(known.batch_sizes[0], int(seen.facts["num_examples"])),))
+    if model is not None:
+        known = replace(known, has_batchnorm=bool(batchnorm.layers(model)))
+    return threat.objection(entry.plugin.settings, known, model)
 
 
 def _free(name: str, folder: RunFolder) -> str:
@@ -75,10 +134,19 @@ def _free(name: str, folder: RunFolder) -> str:
 
 def _note(folder: RunFolder, name: str, plugin: Component, seen: list[Any]) -> None:
     """Add the adversary to the manifest's list of who sees what."""
+    from fedsim.adversaries import threat
     from fedsim.attacks import clients_of
 
+    def worded(among: tuple[str, ...]) -> list[str]:
+        words = [
+            threat.words(item, summed=len(clients_of(one)) > 1)
+            for item in among
+            for one in seen
+            if item in one.facts["granted"]
+        ]
+        return list(dict.fromkeys(words))
+
     manifest = manifests.read(folder)
-    granted = sorted({item for one in seen for item in one.facts["granted"]})
     clients = sorted({client for one in seen for client in clients_of(one)})
     entry = {
         "adversary": name,
@@ -86,8 +154,8 @@ def _note(folder: RunFolder, name: str, plugin: Component, seen: list[Any]) -> N
         "vantage": seen[0].vantage,
         "targets": clients,
         "rounds": sorted({one.round for one in seen}),
-        "sees": [item for item in granted if item not in KNOWLEDGE],
-        "knows": [item for item in granted if item in KNOWLEDGE],
+        "sees": worded(SIGHTS),
+        "knows": worded(KNOWLEDGE),
         "does_not_see": [],
         "powers": [],
         "words": f"'{name}' worked afterwards on the captures of this run, and had nothing else.",

@@ -76,7 +76,17 @@ def _torch() -> list[Finding]:
             out.append(("ok", f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
     else:
         out.append(("absent", "cuda", 'no GPU; device = "auto" uses the processor'))
-    return out
+    return [*out, _compiler()]
+
+
+def _compiler() -> Finding:
+    """What compiled attacks need. Nothing is compiled here."""
+    from fedsim.adversaries.inversion.engines import no_compiler
+
+    reason = no_compiler()
+    if reason:
+        return ("absent", "C++ compiler", f"{reason}; attacks run eagerly, at about half the speed")
+    return ("ok", "C++ compiler", "found; long attacks are compiled")
 
 
 def _weights() -> list[Finding]:

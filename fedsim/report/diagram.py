@@ -22,6 +22,7 @@ def threat(
     active: bool = False,
     tls: bool = False,
     masked: bool = False,
+    summed: bool = False,
 ) -> Markup:
     """The drawing for one adversary.
 
@@ -31,7 +32,7 @@ def threat(
         clients: all of them; a few are drawn, those that matter first.
         member: which client the adversary is, at the vantage client.
         active: whether it may alter something.
-        tls, masked: how the links and the updates are protected.
+        tls, masked: how the links and the updates are protected. summed: whether it is shown the updates' sum alone.
     """
     chosen = [client for client in (member, *targets, *clients) if client is not None]
     drawn = sorted(list(dict.fromkeys(chosen))[:MOST_CLIENTS]) or [0]
@@ -67,6 +68,9 @@ def threat(
     parts.append(label(SERVER_LEFT - 8, 14, f"← model{encrypted}", "tick", "end"))
     if vantage == "server":
         spots.append(((SERVER_LEFT + WIDTH - 4) / 2, middle + 16))
+    if summed:  # where the links meet, before the server
+        parts.append(tag("circle", cx=SERVER_LEFT, cy=middle, r=11, class_="sum"))
+        parts.append(label(SERVER_LEFT, middle + 5, "Σ", "node", "middle"))
     parts += [_eye(x, y, active) for x, y in spots]
     words = {
         "link": "on the link of the attacked client",
@@ -74,7 +78,11 @@ def threat(
         "client": "at a client",
     }.get(vantage, "at an unknown place")
     return picture(
-        WIDTH, height, f"Clients on the left, the server on the right; the adversary stands {words}.", *parts
+        WIDTH,
+        height,
+        f"Clients on the left, the server on the right; the adversary stands {words}"
+        f"{' and is shown a sum of updates' if summed else ''}.",
+        *parts,
     )
 
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from fedsim.errors import FedsimError
 from fedsim.report import charts, diagram, words
 from fedsim.report.formats import MISSING, counted, duration, finite, fixed, numbered, plain, significant, whole
+from fedsim.report.noting import noted
 from fedsim.report.pictures import layout
 from fedsim.report.reading import (
     Attack,
@@ -41,7 +42,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_PICTURE = 16 * 2**20
 SHOWN = {"victims": 12, "pictures": 4, "objectives": 18, "clients": 24}
 """How many of each are open to view; the others wait in a fold, or in the table of scores."""
-KNOWN_SETTINGS = {"id", "name", "vantage", "targets", "rounds", "knows", "powers", "member"}
+KNOWN_SETTINGS = {"id", "name", "vantage", "targets", "rounds", "knows", "powers", "member", "aggregate"}
 
 
 @dataclass(frozen=True)
@@ -174,10 +175,11 @@ def context(run: Run) -> dict[str, Any]:
         "objectives_open": SHOWN["objectives"],
         "scores": attack_cells(run.attacks),
         "per_image": _per_image(run),
+        "noted": noted(run.attacks),
         **_people(run),
         "dropouts": _dropouts(run),
         "failures": [
-            (f"{attack.adversary}, {words.victim(attack).lower()}, {_when(attack)}", words.failure(attack))
+            (f"{attack.adversary}, {words.victim(attack).lower()}, {words.when(attack)}", words.failure(attack))
             for attack in run.attacks
             if attack.failed
         ],
@@ -220,10 +222,15 @@ def _findings(run: Run) -> list[Finding]:
                 # A picture without a score is still worth a look; a failure without either is told in a line.
                 scored=any(attack.scored or attack.picture for attack in attacks),
                 scale=charts.scale(lanes[:4], name=f"{who}: SSIM of each image and their mean, from 0 to 1"),
-                images=[_figure(run, attack, attacks) for attack in attacks],
+                images=[_figure(run, attack, attacks) for attack in _to_look_at(attacks)],
             )
         )
     return found
+
+
+def _to_look_at(attacks: Sequence[Attack]) -> Sequence[Attack]:
+    """Attacks that were after images; only where there is none, the others, of which there is no picture."""
+    return [attack for attack in attacks if not attack.labels_alone] or attacks
 
 
 def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
@@ -235,13 +242,13 @@ def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
     known = plan is not None and _alike(size, plan.size)
     fits = known and plan is not None and plan.blocks == 1
     values = attack.per_image.get("ssim", ())
-    title = words.distinguishing(attack, among) or _when(attack)
+    title = words.distinguishing(attack, among) or words.when(attack)
     if not title.startswith(attack.adversary):
         title = title[:1].upper() + title[1:]
     parts = [
         "" if attack.labels_alone else words.scores(attack, lpips=True),
         words.labels(run, attack),
-        words.failure(attack) if attack.failed else "",
+        words.failure(attack) if attack.failed else words.ending(attack),
     ]
     return Figure(
         title=title,
@@ -296,7 +303,8 @@ def _threats(run: Run) -> list[Threat]:
                 "id": attack.adversary,
                 "name": attack.plugin,
                 "vantage": attack.vantage,
-                "targets": sorted({hit.client for hit in hits if hit.client is not None}),
+                "targets": sorted({client for hit in hits for client in words.whose(hit)}),
+                "aggregate": any(len(hit.clients) > 1 for hit in hits),
                 "rounds": sorted({hit.round for hit in hits if hit.round is not None}),
             }
     for name in sights:
@@ -328,6 +336,7 @@ def _threat(run: Run, name: str, entry: Table, sight: Sight) -> Threat:
             active=bool(powers),
             tls=server.get("tls") is True,
             masked=bool(secure) and secure != "off",
+            summed=entry.get("aggregate") is True and len(integers(entry.get("targets"))) > 1,
         ),
     )
 
@@ -339,8 +348,8 @@ def _id(entry: Table) -> str:
 def _training(run: Run) -> dict[str, Any]:
     attacked: dict[int, list[int]] = {}
     for attack in run.attacks:
-        if attack.round is not None and attack.client is not None:
-            attacked.setdefault(attack.round, []).append(attack.client)
+        if attack.round is not None and words.whose(attack):
+            attacked.setdefault(attack.round, []).extend(words.whose(attack))
     marks = {number: f"round {number}: {numbered(hit, 'client')} attacked" for number, hit in attacked.items()}
 
     def series(name: str, style: str, field: str) -> charts.Series:
@@ -387,7 +396,7 @@ def _objectives(run: Run) -> list[Objective]:
         values = [value for _, value in attack.history if math.isfinite(value)]
         span = f"{significant(values[0])} → {significant(values[-1])}" if values else "never finite"
         linear = "" if low > 0 or not values else ", linear scale"
-        name = f"{words.victim(attack)}, {_when(attack)}"
+        name = f"{words.victim(attack)}, {words.when(attack)}"
         chart = charts.objective(attack.history, name=f"{name}: objective {span}", low=low, high=high)
         shown.append(Objective(f"{name} · {attack.adversary}", span + linear, chart))
     return shown
@@ -411,7 +420,7 @@ def _per_image(run: Run) -> list[PerImage]:
             for index in range(count)
         ]
         header = ["image", *({"psnr": "PSNR dB"}.get(name, name.upper()) for name in names)]
-        shown.append(PerImage(f"{words.victim(attack)}, {_when(attack)}, {attack.adversary}", header, rows))
+        shown.append(PerImage(f"{words.victim(attack)}, {words.when(attack)}, {attack.adversary}", header, rows))
     return shown
 
 
@@ -421,9 +430,10 @@ def _people(run: Run) -> dict[str, Any]:
     dropped: dict[int | None, list[int]] = {}
     for dropout in _dropouts(run):
         dropped.setdefault(dropout.client, []).append(dropout.round if dropout.round is not None else -1)
-    attacks: dict[int | None, int] = {}
+    attacks: dict[int, list[Attack]] = {}
     for attack in run.attacks:
-        attacks[attack.client] = attacks.get(attack.client, 0) + 1
+        for hit in words.whose(attack):
+            attacks.setdefault(hit, []).append(attack)
     longest = max((sum(client.labels) for client in run.clients), default=0)
     people = []
     for number in sorted({*known, *range(min(count, 10_000))}):
@@ -438,7 +448,7 @@ def _people(run: Run) -> dict[str, Any]:
                 bar=charts.stack(labels, longest=longest, name=f"Client {number}: examples of each class"),
                 classes=f"{len(present)} of {len(labels)} classes" if labels else "",
                 defenses=words.defenses(words.configured_defenses(run, number)),
-                attacked=counted(attacks[number], "attack") if number in attacks else "",
+                attacked=_attacked(attacks.get(number, ())),
                 dropouts=numbered(dropped[number], "round") if number in dropped else "",
             )
         )
@@ -452,12 +462,15 @@ def _people(run: Run) -> dict[str, Any]:
     }
 
 
+def _attacked(attacks: Sequence[Attack]) -> str:
+    sums = sum(len(attack.clients) > 1 for attack in attacks)
+    if not attacks:
+        return ""
+    return counted(len(attacks), "attack") + (f", {'all' if sums == len(attacks) else sums} in a sum" if sums else "")
+
+
 def _dropouts(run: Run) -> list[Dropout]:
     return [dropout for entry in run.rounds for dropout in entry.dropouts]
-
-
-def _when(attack: Attack) -> str:
-    return f"round {attack.round}" if attack.round is not None else "unknown round"
 
 
 def _stamp(run: Run) -> str:

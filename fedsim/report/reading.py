@@ -25,6 +25,16 @@ CONSEQUENCES = {
     ATTACKS: "no attack is shown",
 }
 SCORES = ("psnr", "ssim", "lpips")
+EARLY = {
+    "plateau": "ended early: its objective fell no further",
+    "time": "ended at its time limit",
+}
+PARTLY = {
+    "mixtures": "some of the images may be mixtures of several private ones",
+    "incomplete": "not every image could be recovered",
+    "underdetermined": "the gradient leaves the image open; the smallest one that fits was taken",
+}
+"""How attacks end besides being done, without having failed: before their time, or with less than the whole batch."""
 
 Table = Mapping[str, Any]
 
@@ -84,6 +94,7 @@ class Attack:
     picture: str = ""
     defenses: tuple[Table, ...] | None = None
     history: tuple[tuple[float, float], ...] = ()
+    notes: Table = field(default_factory=dict)
     per_image: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
     @property
@@ -104,8 +115,8 @@ class Attack:
 
     @property
     def failed(self) -> bool:
-        """Whether the attack ended otherwise than it should have."""
-        return bool(self.error) or self.status not in ("", "done")
+        """Whether the attack went wrong. An early end, or less than everything, is no failure."""
+        return bool(self.error) or self.status not in ("", "done", *EARLY, *PARTLY)
 
 
 @dataclass(frozen=True)
@@ -259,6 +270,7 @@ def attack_of(line: Table) -> Attack:
         picture=text(line.get("picture")),
         defenses=tables(defenses) if isinstance(defenses, list | tuple) else None,
         history=tuple((x, y) for x, y in steps if x is not None and y is not None),
+        notes=table(line.get("notes")),
         per_image={
             name: tuple(real(value) for value in per_image[name])
             for name in SCORES

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+MOST_SUMMANDS = 8
 LABELS_ALONE = "after the labels alone, no images"
 """Why an attack has no score of images although nothing failed."""
 
@@ -61,12 +62,12 @@ def attack_cells(attacks: Iterable[Attack | Mapping[str, Any]]) -> Cells:
         if lpips != MISSING and attack.lpips_net and not one_net:
             lpips += f" ({attack.lpips_net})"
         defended = words.defenses(attack.defenses) + (", known to the attacker" if attack.informed else "")
-        trouble = words.failure(attack) if attack.failed else ""
+        trouble = words.failure(attack) if attack.failed else words.ending(attack)
         psnr, ssim = fixed(attack.psnr, 1), fixed(attack.ssim)
         rows.append(
             (
                 notes.mark(attack.adversary, trouble),
-                "+".join(map(str, attack.clients)) or (MISSING if attack.client is None else str(attack.client)),
+                _whom(attack),
                 MISSING if attack.round is None else str(attack.round),
                 defended,
                 whole(attack.batch),
@@ -93,6 +94,13 @@ def attack_cells(attacks: Iterable[Attack | Mapping[str, Any]]) -> Cells:
     )
     numeric = tuple(name not in ("adversary", "defenses") for name in header)
     return Cells("Reconstructions", header, numeric, tuple(rows), notes.written())
+
+
+def _whom(attack: Attack) -> str:
+    """`3`; `0+1+2` of a sum; of many clients only how many."""
+    if len(attack.clients) > MOST_SUMMANDS:
+        return f"sum of {len(attack.clients)}"
+    return "+".join(map(str, attack.clients)) or (MISSING if attack.client is None else str(attack.client))
 
 
 def round_cells(rounds: Iterable[Round | Mapping[str, Any]]) -> Cells:

@@ -5,8 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from fedsim.report.formats import counted, decibels, finite, fixed, listed, numbered, percent, plain, whole
-from fedsim.report.reading import Attack, Round, Run, Sight, Table, integer, integers, strings, table, tables, text
+from fedsim.report.formats import (
+    counted,
+    decibels,
+    finite,
+    fixed,
+    listed,
+    numbered,
+    percent,
+    plain,
+    whole,
+)
+from fedsim.report.reading import (
+    EARLY,
+    PARTLY,
+    Attack,
+    Round,
+    Run,
+    Sight,
+    Table,
+    integer,
+    integers,
+    strings,
+    table,
+    tables,
+    text,
+)
 
 ROLES = {"link": "the eavesdropper", "server": "the server", "client": "the curious client"}
 PLACES = {
@@ -92,6 +116,16 @@ def victim(attack: Attack) -> str:
     return "No single client" if attack.client is None else f"Client {attack.client}"
 
 
+def when(attack: Attack) -> str:
+    """The round whose data were attacked."""
+    return f"round {attack.round}" if attack.round is not None else "unknown round"
+
+
+def whose(attack: Attack) -> tuple[int, ...]:
+    """The clients whose data were attacked, as far as they are named."""
+    return attack.clients or (() if attack.client is None else (attack.client,))
+
+
 def strength(attack: Attack) -> tuple[bool, float, float, float]:
     """An order of attacks by what they got: SSIM, then PSNR, then, of labels alone, how many were right.
 
@@ -138,7 +172,7 @@ def outcome(attacks: Sequence[Attack], several: bool = False) -> str:
     if first is aware:
         who += ", which knows the defense,"
     said = f"{who} reconstructed {counted(first.images, 'image')}, {scores(first)}"
-    tried = sum(attack.informed is first.informed for attack in attacks)
+    tried = sum(attack.informed is first.informed and not attack.labels_alone for attack in attacks)
     if tried > 1:
         said += f" (the strongest of {counted(tried, 'attack')})"
     if naive and aware:
@@ -152,9 +186,14 @@ def failure(attack: Attack) -> str:
         return attack.error
     if attack.status == "nan":
         return "its objective became NaN; the last finite guess was kept"
-    if attack.status not in ("", "done"):
+    if attack.failed:
         return f"it ended as '{attack.status}'"
     return "no scores recorded"
+
+
+def ending(attack: Attack) -> str:
+    """How an attack that did not fail ended, where that is not simply being done."""
+    return "" if attack.error else (EARLY | PARTLY).get(attack.status, "")
 
 
 def victims(attacks: Iterable[Attack]) -> dict[tuple[int, ...], list[Attack]]:
@@ -164,8 +203,7 @@ def victims(attacks: Iterable[Attack]) -> dict[tuple[int, ...], list[Attack]]:
     """
     by_client: dict[tuple[int, ...], list[Attack]] = {}
     for attack in attacks:
-        whom = attack.clients or (() if attack.client is None else (attack.client,))
-        by_client.setdefault(whom, []).append(attack)
+        by_client.setdefault(whose(attack), []).append(attack)
     for hits in by_client.values():
         hits.sort(key=strength, reverse=True)
     return dict(sorted(by_client.items(), key=lambda item: strength(item[1][0]), reverse=True))
@@ -210,7 +248,9 @@ def headline(run: Run) -> str:
         return f"{text} The reconstruction scores SSIM {fixed(best.ssim)}, where 1 is identical to the private images."
     whose = [_whose(least), _whose(best)]
     if whose[0] == whose[1]:
-        whose = [f"{which}, round {attack.round}" for which, attack in zip(whose, (least, best), strict=True)]
+        key = "round" if least.round != best.round else "adversary"
+        apart = (f"round {attack.round}" if key == "round" else attack.adversary for attack in (least, best))
+        whose = [f"{which}, {one}" for which, one in zip(whose, apart, strict=True)]
     return (
         f"{text} SSIM of the reconstructions goes from {fixed(least.ssim)} ({whose[0]}) to "
         f"{fixed(best.ssim)} ({whose[1]}), where 1 is identical to the private images."
@@ -292,6 +332,8 @@ def vantage(entry: Table, sight: Sight, run: Run) -> str:
     targets, rounds = list(integers(entry.get("targets"))), list(integers(entry.get("rounds")))
     aim = f" It attacks {numbered(targets, 'client')}" if targets else " It has no target"
     aim += f" in {numbered(rounds, 'round')}." if rounds else "."
+    if entry.get("aggregate") is True and len(targets) > 1:
+        aim += " It is shown the sum of their updates and no single one."
     member = integer(entry.get("member"))
     where = f"as client {member} among the clients" if member is not None else PLACES.get(place, "at an unknown place")
     can = [POWERS.get(word, word.replace("_", " ")) for word in strings(entry.get("powers")) or sight.powers]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fedsim.adversaries import threat
+from fedsim.adversaries.base import Situation
 from fedsim.experiment import SIGHTS, AdversaryEntry, Component, Experiment
 from fedsim.schema import Problems
 
@@ -99,8 +100,60 @@ def test_a_model_without_batchnorm_shows_no_statistics(small: Any) -> None:
 
 def test_the_description_says_who_sees_what_and_what_not(small: Any) -> None:
     (view,) = threat.describe(spied(small(), targets=(0, 2)))
-    assert "an eavesdropper on the link between the server and client 0 and 2" in view["words"]
+    assert "an eavesdropper on the link between the server and clients 0 and 2" in view["words"]
+    assert "each targeted client's update, after the client's defenses" in view["sees"]
     assert view["knows"] == ["the labels of the private batch"]
     assert "its own data" not in view["does_not_see"], "an eavesdropper has none"
     assert "which defenses the client uses, with their settings" in view["does_not_see"]
     assert not any("BatchNorm" in item for item in view["does_not_see"])
+
+
+def test_of_a_sum_the_description_says_that_no_single_update_is_seen(small: Any) -> None:
+    experiment = spied(small(), vantage="server", targets=(0, 1, 3), aggregate=True)
+    (view,) = threat.describe(experiment)
+    assert "the sum of the targeted clients' updates, after their defenses" in view["sees"]
+    assert "how many examples the sum was made from" in view["sees"]
+    assert view["knows"] == ["the labels of the private batches"]
+    assert view["does_not_see"][0] == "any single client's update"
+    assert "Of clients 0, 1 and 3 it is shown the sum alone." in view["words"]
+    everything = " ".join([view["words"], *view["sees"], *view["knows"]])
+    assert "each targeted client" not in everything
+    assert "the private batch " not in everything
+    assert threat.situation(experiment.adversaries[0], experiment).aggregate
+
+
+def test_a_sum_of_one_client_is_said_to_be_its_update(small: Any) -> None:
+    (view,) = threat.describe(spied(small(), vantage="server", targets=(2,), aggregate=True))
+    assert "each targeted client's update, after the client's defenses" in view["sees"]
+    assert "with one target the sum is that client's update" in view["words"]
+    assert "any single client's update" not in view["does_not_see"]
+
+
+def test_every_word_of_a_sum_is_one_of_the_table() -> None:
+    assert set(threat.SUMMED) <= set(threat.WORDS)
+    assert threat.words("own_data", summed=True) == threat.WORDS["own_data"]
+    assert threat.words("update") == threat.WORDS["update"] != threat.words("update", summed=True)
+
+
+@dataclass(frozen=True)
+class Picky(Nosy):
+    """Objects to what it is told to."""
+
+    to: str = ""
+
+    def objection(self, known: Situation) -> str | None:
+        return "not this situation" if self.to == "situation" else None
+
+    def objection_to(self, model: Any, known: Situation) -> str | None:
+        return "not this model" if self.to == "model" else None
+
+
+def test_objections_come_in_the_words_of_the_plugin(small: Any) -> None:
+    experiment = spied(small(), Picky(to="situation"))
+    assert "does not fit this experiment (model 'mlp'): not this situation" in refusal(experiment)
+    known = threat.situation(experiment.adversaries[0], experiment)
+    model: Any = object()
+    assert threat.objection(Picky(), known, model) is None
+    assert threat.objection(Nosy(), known, model) is None
+    assert threat.objection(Picky(to="model"), known) is None
+    assert threat.objection(Picky(to="model"), known, model) == "not this model"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from spying import Collector, Kept, Silent, canary, liveliest, watch
 
 from fedsim.adversaries.base import Job, Observation
 from fedsim.adversaries.storage import JobStore, observation_bytes, observation_from
@@ -19,42 +18,6 @@ from fedsim.errors import FedsimError
 from fedsim.experiment import AdversaryEntry, Component, Experiment
 from fedsim.runs import RunFolder
 from fedsim.simulation import simulate
-
-
-class Silent:
-    def rounds(self, *_: Any) -> None: ...
-    def attack(self, *_: Any) -> None: ...
-    def warn(self, *_: Any) -> None: ...
-
-
-@dataclass(frozen=True)
-class Collector:
-    """Keeps what it is shown."""
-
-    needs = frozenset({"sizes"})
-    powers: ClassVar[frozenset[str]] = frozenset()
-    seen: Any = None
-
-    def capture(self, seen: Observation) -> Iterator[Job]:
-        self.seen.append(seen)
-        yield from ()
-
-    def attack(self, job: Any, device: Any, rng: Any) -> Any: ...
-
-
-class Kept(list):  # type: ignore[type-arg]
-    """A list that can be a setting of a frozen dataclass."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return id(self)
-
-
-def watch(experiment: Experiment, folder: Path, **entry: Any) -> list[Observation]:
-    kept = Kept()
-    values: dict[str, Any] = {"vantage": "link", "targets": (0,), "rounds": (1,), **entry}
-    made = AdversaryEntry(id="spy", plugin=Component("collector", Collector(kept)), **values)
-    simulate(replace(experiment, adversaries=(made,)), RunFolder.create(folder), Silent())
-    return kept
 
 
 def secrets(experiment: Experiment) -> dict[str, bytes]:
@@ -68,28 +31,17 @@ def secrets(experiment: Experiment) -> dict[str, bytes]:
     raw = next(iter(trained.update.tensors.values())).flatten()
     sent = place.perturb(trained.update, 0, 1)
     out = {
-        "global model": _bytes(_liveliest(next(iter(start.parameters.values())))),
-        "sent update": _bytes(_liveliest(next(iter(sent.tensors.values())))),
-        "images": _bytes(_liveliest(private.batch.images)),
-        "labels": _bytes(private.batch.labels[:4]),
-        "raw update": _bytes(_liveliest(raw)),
+        "global model": canary(liveliest(next(iter(start.parameters.values())))),
+        "sent update": canary(liveliest(next(iter(sent.tensors.values())))),
+        "images": canary(liveliest(private.batch.images)),
+        "labels": canary(private.batch.labels[:4]),
+        "raw update": canary(liveliest(raw)),
     }
     for kind in ("mean", "var"):
         values = [value for name, value in private.statistics.items() if name.endswith("." + kind)]
         if values:
-            out[f"batch {kind}"] = _bytes(values[0][:4])
+            out[f"batch {kind}"] = canary(values[0][:4])
     return out
-
-
-def _liveliest(values: Tensor) -> Tensor:
-    """Four neighbours with many different non-zero values, so that they are found nowhere by chance."""
-    rows = values.flatten().unfold(0, 4, 1)
-    distinct = (rows != 0).sum(1).double() + rows.double().std(1)
-    return rows[distinct.argmax()]
-
-
-def _bytes(values: Tensor) -> bytes:
-    return values.contiguous().numpy().tobytes()
 
 
 KNOWLEDGE = [

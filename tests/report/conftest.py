@@ -108,6 +108,7 @@ def attack(**changes: Any) -> dict[str, Any]:
             "lpips": [0.3, 0.25, 0.21, 0.2, 0.18, 0.17, 0.15, 0.14],
         },
         "picture": "reconstructions/geiping-c0-r1.png",
+        "notes": {"engine": "eager"},
         "defenses": [],
         "aware": False,
         "job": "a" * 64,
@@ -265,3 +266,9 @@ def labels_alone() -> dict[str, Any]:
         per_image={"psnr": [], "ssim": [], "lpips": None},
         job="e" * 64,
     )
+
+
+@pytest.fixture
+def summed() -> dict[str, Any]:
+    """A line of an attack on the sum of three clients."""
+    return attack(client=None, clients=[0, 2, 3], adversary="sum", vantage="server", batch=8, job="f" * 64)

@@ -17,7 +17,7 @@ import pytest
 import fedsim.report
 from fedsim.errors import FedsimError, InputError
 from fedsim.report.page import render
-from fedsim.report.reading import read
+from fedsim.report.reading import EARLY, PARTLY, read
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -323,8 +323,76 @@ def test_labels_alone_stand_beside_a_reconstruction_and_do_not_hide_it(
     words = words_of(page_of(run))
     assert "reconstructed 8 images, SSIM 0.88" in words
     assert "; the eavesdropper (labels) inferred 88 % of the labels." in words
-    assert "It was after the labels alone: there is no picture." in words
-    assert words.index("It was after the labels alone") < words.index("No picture was stored")
+    assert "there is no picture" not in words
+
+
+def test_an_attack_on_a_sum_is_told_as_one(run: Path, summed: dict[str, Any], make_attack: Callable[..., Any]) -> None:
+    rewrite(run, "attacks.jsonl", summed, make_attack(ssim=0.5))
+    page = page_of(run)
+    words = words_of(page)
+    assert "The sum of clients 0, 2 and 3 (no defense): the server reconstructed 8 images" in words
+    assert "attacked 3 clients in round 1" in words
+    assert "round 1: clients 0, 2 and 3 attacked" in page
+    # Client 0 was attacked alone too.
+    assert "2 attacks, 1 in a sum" in words
+    assert words.count("1 attack, all in a sum") == 2
+
+
+def test_a_threat_that_sees_a_sum_is_drawn_and_told_so(run: Path, summed: dict[str, Any]) -> None:
+    rewrite(run, "attacks.jsonl", summed)
+    for name in ("manifest.json", "experiment.toml"):
+        (run / name).unlink()
+    page = page_of(run)
+    assert "It is shown the sum of their updates and no single one." in words_of(page)
+    assert "and is shown a sum of updates" in page
+    assert page.count("Σ") == 1
+
+
+@pytest.mark.parametrize("status", ["plateau", "time", "mixtures", "incomplete", "underdetermined"])
+def test_an_attack_that_ended_otherwise_than_at_its_end_has_not_failed(
+    run: Path, make_attack: Callable[..., Any], status: str
+) -> None:
+    rewrite(run, "attacks.jsonl", make_attack(status=status))
+    words = words_of(page_of(run))
+    assert "Attacks that failed" not in words
+    assert "it ended as" not in words
+    assert words.count((EARLY | PARTLY)[status]) == 2, "below the picture, and below the scores"
+
+
+def test_an_attack_that_found_nothing_finite_has_failed(run: Path, make_attack: Callable[..., Any]) -> None:
+    rewrite(run, "attacks.jsonl", make_attack(status="nan"), make_attack(status="own word", job="2"))
+    words = words_of(page_of(run))
+    assert "Attacks that failed" in words
+    assert "its objective became NaN; the last finite guess was kept" in words
+    assert "it ended as 'own word'" in words
+
+
+def test_notes_are_told_once_for_all_attacks_that_made_them(run: Path, make_attack: Callable[..., Any]) -> None:
+    first, second = make_attack(), make_attack(client=1, job="2")
+    other = make_attack(client=2, job="3", notes={"engine": "compiled", "rank_index": -3})
+    rewrite(run, "attacks.jsonl", first, second, other)
+    words = words_of(page_of(run))
+    assert "What the attacks noted" in words
+    assert "geiping client 0, round 1; client 1, round 1 engine eager" in words
+    assert "geiping client 2, round 1 engine compiled rank index -3" in words
+
+
+def test_two_attacks_on_one_client_in_one_round_are_told_apart_by_name(
+    run: Path, make_attack: Callable[..., Any]
+) -> None:
+    rewrite(run, "attacks.jsonl", make_attack(ssim=0.1, adversary="a"), make_attack(ssim=0.7, adversary="b", job="2"))
+    words = words_of(page_of(run))
+    assert "goes from 0.10 (client 0, no defense, a) to 0.70 (client 0, no defense, b)" in words
+
+
+def test_labels_alone_are_not_counted_among_the_reconstructions(
+    run: Path, make_attack: Callable[..., Any], labels_alone: dict[str, Any]
+) -> None:
+    lines = [make_attack(adversary=name, job=name) for name in "abcde"]
+    rewrite(run, "attacks.jsonl", *lines, labels_alone)
+    words = words_of(page_of(run))
+    assert "the strongest of 5 attacks" in words
+    assert "1 more reconstruction " in words
 
 
 def test_many_of_everything_stays_readable(run: Path, make_attack: Callable[..., Any]) -> None:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from rich.console import Console
 from rich.table import Table
 
@@ -103,3 +104,30 @@ def test_an_attack_after_labels_alone_has_a_reason_and_no_trouble(labels_alone: 
     assert "88 %" in text
     assert text.splitlines()[-1] == "[1] after the labels alone, no images"
     assert "88 %" in shown(attacks_table([labels_alone]))
+
+
+def test_a_sum_of_clients_names_them_or_their_number(summed: dict[str, Any]) -> None:
+    assert " 0+2+3 " in attacks_text([summed])
+    text = attacks_text([summed | {"clients": list(range(60))}])
+    assert " sum of 60 " in text
+    assert "0+1" not in text
+
+
+ENDINGS = {
+    "plateau": "ended early: its objective fell no further",
+    "time": "ended at its time limit",
+    "mixtures": "some of the images may be mixtures of several private ones",
+    "incomplete": "not every image could be recovered",
+    "underdetermined": "the gradient leaves the image open; the smallest one that fits was taken",
+}
+
+
+@pytest.mark.parametrize(("status", "words"), ENDINGS.items())
+def test_how_an_attack_ended_is_a_note_in_plain_words(make_attack: Make, status: str, words: str) -> None:
+    text = attacks_text([make_attack(status=status), make_attack()])
+    assert text.splitlines()[-1] == f"[1] {words}"
+    assert "geiping [1]" in text
+
+
+def test_a_word_that_is_not_known_is_told_as_it_is(make_attack: Make) -> None:
+    assert "it ended as 'lost'" in attacks_text([make_attack(status="lost")])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fedsim.adversaries.inversion.recipes.common import GRADIENT, one_job, several_images, several_steps
@@ -28,10 +29,10 @@ class Inversion:
         and 7/8), cosine or linear (both to 0). warm_up: steps over which the step size rises at the start.
     langevin: noise added to each step, its standard deviation in units of the step size. box: keep to valid pixels.
     objective: cosine, angular, squared_l2, l1 or tag (squared_l2 + tag_scale * l1). layers: how much the tensors of the
-        gradient count, from the input's side: equal, linear or exponential (falling).
+        gradient count (of tag, in its l1), from the input's side: equal, linear or exponential (falling).
     tv: the weight of total variation, mean (|dx|^tv_p + |dy|^tv_p)^tv_q; tv_absolute: of |image|, for InstaHide.
     l2, orthogonality: weights of mean x^2 and of the images' mean squared inner product.
-    bn_prior: the weight of R_BN. batchnorm: what the attack does at BatchNorm layers.
+    bn_prior: the weight of R_BN, in the modes that have it. batchnorm: what the attack does at BatchNorm layers.
         none: the model has none.
         exact: normalise the guess by the private batch's statistics, which are also the prior's.
         own_statistics: normalise the guess by its own statistics; the private batch's are the prior's (so GradAttack).
@@ -49,8 +50,8 @@ class Inversion:
         (`initial_file`, an .npy of images). restarts: trials; the one with the smallest objective is returned.
     aware: make use of knowing the client's defenses (see awareness.py). Needs "defenses".
     precision: float32 or float64. engine: auto, eager, compiled or cudagraph. together: trials run as one batch
-        (absent: all that fit on a GPU, one on a CPU). patience: looks, 20 steps apart, without progress after which a
-        trial ends (0: never). time_limit: seconds after which it ends.
+        (absent: all that fit on a GPU, one on a CPU). patience: looks, 20 steps apart, without progress of any trial
+        after which all that run beside one another end (0: never). time_limit: seconds after which they end.
     """
 
     iterations: Count = 4800
@@ -119,6 +120,13 @@ class Inversion:
             return 'batchnorm = "none", but the model has BatchNorm; choose exact, own_statistics, infer or proxy'
         if self.initial == "given" and self.initial_file is None:
             return 'initial = "given" needs initial_file, an .npy file of images (N, C, H, W) in [0, 1]'
+        if self.initial_file is not None and not Path(self.initial_file).is_file():
+            return f"initial_file: {self.initial_file}: there is no such file; give the path of an .npy file of images"
+        if self.features and self.local_steps == "unrolled" and not situation.one_gradient:
+            return (
+                "features are read off one gradient, but the clients take several local steps, which are unrolled; "
+                'leave features out, or use local_steps = "one_gradient"'
+            )
         if self.local_steps == "unrolled" and situation.aggregate and len(situation.batch_sizes) > 1:
             return (
                 'local_steps = "unrolled" follows the training of one client, but it is shown the sum of several; '
@@ -128,24 +136,58 @@ class Inversion:
             reason = several_images(situation) or several_steps(situation)
             if reason:
                 return f'labels = "idlg": {reason}; or infer them by "bias", "llg" or "ilrg"'
-        return self._contradiction()
+        return self._contradiction() or self._idle()
 
     def _contradiction(self) -> str | None:
         if self.separate_epochs and self.local_steps != "unrolled":
             return 'separate_epochs needs local_steps = "unrolled"'
         if self.group and self.restarts == 1:
             return "group compares restarts with one another; set restarts to 2 or more"
-        if self.optimiser == "lbfgs" and (self.langevin or self.group or self.warm_up or self.schedule != "constant"):
-            return 'lbfgs finds its own step sizes; use schedule = "constant", and no warm_up, langevin or group'
+        if self.restarts > 1 and self.initial in ("zeros", "given") and self.labels != "joint" and not self.langevin:
+            return f'restarts would all be the same with initial = "{self.initial}"; set restarts to 1, or use "normal"'
+        if self.features and self.labels == "joint":
+            return 'features are read off by label, but labels = "joint" seeks these; infer them instead, as by "ilrg"'
+        if self.optimiser == "lbfgs":
+            if self.langevin or self.group or self.warm_up or self.signed or self.schedule != "constant":
+                return (
+                    'lbfgs finds its own steps; use schedule = "constant" and signed = false, '
+                    "and no warm_up, langevin or group"
+                )
+            if (self.together or 1) > 1 or self.engine == "cudagraph":
+                return (
+                    "lbfgs runs one trial at a time and asks for values within a step; leave together out, "
+                    'and use engine = "auto", "eager" or "compiled"'
+                )
+        return None
+
+    def _idle(self) -> str | None:
+        """A setting that somebody chose, but that nothing looks at. One that the recipe itself sets is no mistake."""
+        usual = {one.name: one.default for one in fields(self)}
+        lacking = {
+            "tag_scale": "" if self.objective == "tag" else 'objective = "tag"',
+            "task_kind": "" if self.task else "a task above 0",
+            "order_invariance": "" if self.separate_epochs else "separate_epochs = true",
+            "patch": "" if self.initial == "patterned" else 'initial = "patterned"',
+            "initial_file": "" if self.initial == "given" else 'initial = "given"',
+        }
+        for key, other in lacking.items():
+            if other and getattr(self, key) != usual[key]:
+                return f"{key} does nothing without {other}; set that too, or leave {key} out"
         return None
 
     def objection_to(self, model: nn.Module, situation: Situation) -> str | None:
-        """Why these settings cannot work on this model."""
-        from fedsim.adversaries.inversion import labels
+        """Why these settings cannot work on this model, or on this machine."""
+        import torch
 
+        from fedsim.adversaries.inversion import labels, last_layer
+
+        if self.engine == "cudagraph" and not torch.cuda.is_available():
+            return 'engine = "cudagraph" needs a CUDA device, and there is none; use "auto", "eager" or "compiled"'
         if self.labels not in ("known", "joint"):
-            return labels.refusal(self.labels, model, situation)
-        return None
+            against = labels.refusal(self.labels, model, situation)
+            if against:
+                return against
+        return last_layer.features_refusal(model) if self.features else None
 
     def capture(self, seen: Observation) -> Iterable[Job]:
         """A job for each observation."""

@@ -91,7 +91,7 @@ class Wei(Inversion):
 
 @dataclass(frozen=True)
 class Tag(Inversion):
-    """TAG: squared and absolute distance, weighted by layer; made for transformers.
+    """TAG: squared and absolute distance, the latter weighted by layer; made for transformers.
 
     Source: Deng et al., "TAG: Gradient Attack on Transformer-based Language Models" (EMNLP 2021), equation 5. Weights
     that fall evenly, warm-up and a falling step size are breaching's reading of it.

@@ -9,10 +9,12 @@ import pytest
 import torch
 from tiny_plans import HARD, convolutional, images, normalised, stack, victim
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from fedsim.adversaries.inversion import engines, objectives
+from fedsim.adversaries.inversion import engines, loop, objectives
 from fedsim.adversaries.inversion.engines import choose
 from fedsim.adversaries.inversion.local_steps import LocalSteps
+from fedsim.adversaries.inversion.optimisers import Adam
 from fedsim.adversaries.inversion.step import Guess, Knowledge, Plan, Weights, step
 from fedsim.errors import InputError
 
@@ -89,6 +91,27 @@ def test_compiled_is_eager() -> None:
     engine = choose("compiled", plan, known, guess, 1, 1, 10)
     assert (engine.name, engine.notes) == ("compiled", [])
     check(engine.evaluate(guess), one_by_one(plan, known, 1, guess))
+
+
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("mode", ["none", "exact", "own_statistics", "infer", "proxy"])
+def test_an_iteration_waits_for_no_value(mode: str, together: int) -> None:
+    """On the device `meta`, whose tensors have no values, so that asking for one is an error, as it is in a capture."""
+    model = convolutional() if mode == "none" else normalised()
+    weights = replace(EVERYTHING, task_kind="squared")
+    plan, known = victim(model, mode=mode, weights=weights, last="4" if mode == "none" else "6")
+    plan.frame.to("meta")
+    known, guess = torch.utils._pytree.tree_map(lambda value: value.to("meta"), (known, stack(2)))
+    edge = torch.ones(1, 1, 1, 1, device="meta")
+    search = loop.Search(Adam(0.1), [1.0, 0.5], -edge, edge, group=0.1, restarts=2)
+    engine = choose("eager", plan, [known], guess, 2, together, 10)
+    assert loop._Iteration(engine, guess, search, []).ahead(3, look_at=0).device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "squared"])
+def test_every_prior_can_be_traced(kind: str) -> None:
+    plan, known = victims(convolutional(), weights=replace(EVERYTHING, task_kind=kind), last="4")
+    make_fx(lambda knowledge, guess: step(plan, knowledge, guess))(known[0], {"images": stack(1)["images"][0]})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedsim import metrics
+from fedsim import batchnorm, metrics
 from fedsim.adversaries.base import Job, Observation, Situation
 from fedsim.adversaries.inversion import labels, last_layer
 from fedsim.adversaries.inversion.closed_form import label_counts
@@ -200,6 +200,14 @@ def test_the_model_under_attack_and_the_shared_generator_are_left_as_they_were(v
     assert metrics.label_accuracy(found, batch.labels) >= 0.75
     assert all(torch.equal(value, before[name]) for name, value in victim.model.named_buffers())
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_statistics_that_were_broadcast_are_left_as_they_were(victim_of: VictimOf) -> None:
+    seen, _ = victim_of(4, PreActResNet18(), "preact_resnet18")
+    sent = batchnorm.statistics(rebuild(seen, CPU).model)
+    tensors = {**seen.tensors, **{f"buffers/{name}": value.clone() for name, value in sent.items()}}
+    labels.infer("llg_model", replace(seen, tensors=tensors), rebuild(seen, CPU), generator())
+    assert all(torch.equal(tensors[f"buffers/{name}"], value) for name, value in sent.items())
 
 
 def test_features_and_predictions_of_the_dummies_belong_together(victim_of: VictimOf) -> None:

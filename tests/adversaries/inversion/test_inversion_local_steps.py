@@ -105,6 +105,7 @@ def test_portions_stand_in_their_order() -> None:
     separate = replace(local, separate=True)
     assert [own.tolist() for own, _ in separate.portions(images, labels)] == [[0, 1], [2, 3], [4], [5, 6]]
     assert [of.tolist() for _, of in separate.portions(images, labels)] == whole
+    assert local.passed == sum(map(len, whole))
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (3, 1), (4, 2), (6, 2), (7, 3)])

@@ -295,3 +295,36 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 
 def test_a_look_is_taken_every_so_many_steps() -> None:
     assert loop.REPORT_EVERY == 20, "the documentation of `patience` says so"
+
+
+def test_what_cannot_be_captured_runs_eagerly_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def captured(*_: Any) -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(loop, "captured", captured)
+    made = Engine("cudagraph", bowl, 1)
+    (trial,) = run(made, start(), Search(SGD(0.1), [1.0]), Budget(100), [torch.Generator()])
+    assert torch.equal(trial.guess["images"], descend()[0].guess["images"])
+    assert made.name == "eager"
+    assert made.notes == [
+        "eager instead of cudagraph: RuntimeError: CUDA error: operation not permitted when stream is capturing"
+    ]
+
+
+def test_a_captured_iteration_works_on_its_state_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a launch of a graph does, without one: the outcome is that of the loop."""
+
+    def captured(advance: Callable[[Guess], Guess], state: Guess) -> Callable[[], None]:
+        def replay() -> None:
+            for name, value in advance(state).items():
+                state[name].copy_(value)
+
+        return replay
+
+    monkeypatch.setattr(loop, "captured", captured)
+    search = {"optimiser": Adam(0.1), "factors": [1.0, 0.5], "langevin": 0.1, "group": 0.1, "restarts": 2}
+    rngs = [torch.Generator().manual_seed(0)]
+    found = run(Engine("cudagraph", bowl, 2), start(2), Search(**search), Budget(50), rngs)
+    for one, other in zip(found, descend(begin=start(2), steps=50, **search), strict=True):
+        assert torch.equal(one.guess["images"], other.guess["images"])
+        assert one.history == other.history

@@ -30,6 +30,13 @@ def run(optimiser: Adam | SGD, x: dict[str, Tensor], slopes: list[dict[str, Tens
     return x
 
 
+@pytest.mark.parametrize("optimiser", [Adam(0.1), SGD(0.1, signed=True)])
+def test_the_sign_of_nan_is_nan(optimiser: Adam | SGD) -> None:
+    """A broken derivative has to show, and not to look like the bottom."""
+    found = run(optimiser, {"images": torch.zeros(2)}, [{"images": torch.tensor([math.nan, 1.0])}])
+    assert found["images"].isnan().tolist() == [True, False]
+
+
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 def test_twenty_steps_are_torchs(kind: str, signed: bool) -> None:

@@ -38,9 +38,10 @@ def test_isotropic_total_variation_is_the_mean_length_of_the_slope() -> None:
     assert priors.total_variation(ramp).item() == pytest.approx(7, rel=1e-6)
 
 
-def test_isotropic_total_variation_has_a_slope_on_a_flat_image() -> None:
+@pytest.mark.parametrize(("p", "q"), [(2, 0.5), (0.5, 1), (0.5, 0.5)])
+def test_total_variation_has_a_slope_on_a_flat_image(p: float, q: float) -> None:
     flat = torch.zeros(1, 1, 4, 4, requires_grad=True)
-    (slope,) = torch.autograd.grad(priors.total_variation(flat, 2, 0.5), flat)
+    (slope,) = torch.autograd.grad(priors.total_variation(flat, p, q), flat)
     assert torch.isfinite(slope).all()
 
 

@@ -15,7 +15,17 @@ from fedsim import plugins
 from fedsim.adversaries.base import Situation
 from fedsim.adversaries.inversion.recipes import matching
 from fedsim.adversaries.inversion.recipes.base import Inversion
-from fedsim.adversaries.inversion.recipes.matching import Cpl, Dlg, Geiping, GeipingFedAvg, Huang, Idlg, Yin
+from fedsim.adversaries.inversion.recipes.matching import (
+    Cpl,
+    Dimitrov,
+    Dlg,
+    Geiping,
+    GeipingFedAvg,
+    Huang,
+    Idlg,
+    Wei,
+    Yin,
+)
 from fedsim.errors import InputError
 
 RECIPES = ["dlg", "idlg", "cpl", "wei", "tag", "geiping", "geiping_fedavg", "dimitrov", "yin", "huang"]
@@ -101,6 +111,18 @@ REFUSED: list[tuple[Inversion, Situation, tuple[str, ...]]] = [
     (Dlg(warm_up=3), PLAIN, ("lbfgs", "warm_up")),
     (Dlg(langevin=0.1), PLAIN, ("lbfgs", "langevin")),
     (Dlg(group=0.1, restarts=2), PLAIN, ("lbfgs", "group")),
+    (Dlg(signed=True), PLAIN, ("lbfgs", "signed = false")),
+    (Dlg(together=2), PLAIN, ("one trial at a time", "leave together out")),
+    (Dlg(engine="cudagraph"), PLAIN, ("lbfgs", '"auto", "eager" or "compiled"')),
+    (Geiping(features=0.1, labels="joint"), PLAIN, ("features", "infer them")),
+    (GeipingFedAvg(features=0.1), FEDAVG, ("features", "unrolled", 'local_steps = "one_gradient"')),
+    (Geiping(restarts=2, initial="zeros"), PLAIN, ("the same", '"normal"')),
+    (Geiping(tag_scale=0.2), PLAIN, ("tag_scale does nothing", 'objective = "tag"')),
+    (Geiping(task_kind="squared"), PLAIN, ("task_kind does nothing", "task above 0")),
+    (GeipingFedAvg(order_invariance=0.1), FEDAVG, ("order_invariance does nothing", "separate_epochs = true")),
+    (Geiping(patch=8), PLAIN, ("patch does nothing", 'initial = "patterned"')),
+    (Geiping(initial_file=__file__), PLAIN, ("initial_file does nothing", 'initial = "given"')),
+    (Geiping(initial="given", initial_file="nowhere.npy"), PLAIN, ("nowhere.npy", "no such file")),
     (Geiping(initial="given"), PLAIN, ("initial_file", ".npy")),
     (
         GeipingFedAvg(),
@@ -169,3 +191,18 @@ def test_an_attack_looks_once_more_at_what_was_captured(victim_of: Any) -> None:
         attack(Idlg(), victim_of(2)[0])
     with pytest.raises(InputError, match="the sum of several"):
         attack(GeipingFedAvg(), victim_of(2, algorithm="fedavg", clients=[0, 1])[0])
+
+
+def test_a_setting_of_the_recipe_itself_may_be_left_without_use() -> None:
+    assert Wei(initial="normal").objection(PLAIN) is None
+    assert Dimitrov(separate_epochs=False).objection(FEDAVG) is None
+    assert Cpl(task=0.0).objection(PLAIN) is None
+
+
+def test_features_need_a_last_layer_with_a_bias() -> None:
+    without = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
+    settings = Geiping(features=0.1)
+    assert "no bias" in (settings.objection_to(without, PLAIN) or "")
+    assert "fully connected" in (settings.objection_to(nn.Conv2d(1, 1, 1), PLAIN) or "")
+    assert settings.objection_to(nn.Linear(4, 3), PLAIN) is None
+    assert Geiping().objection_to(without, PLAIN) is None

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from attacking import CPU, at_start, attack, attack_many, quality, starting_at
+from torch import nn
 
-from fedsim import progress
+from fedsim import plugins, progress
 from fedsim.adversaries.base import Observation, Reconstruction
 from fedsim.adversaries.inversion import engines
 from fedsim.adversaries.inversion.recipes.base import Inversion
@@ -234,3 +235,22 @@ def test_every_first_guess_lies_in_the_box_or_is_clipped_to_it(initial: Any, vic
     assert found.initial.max() <= 1
     if initial == "zeros":
         torch.testing.assert_close(found.initial, torch.full((1, 1, 8, 8), 0.3))  # the data set's mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropping:
+    """The settings of a model with dropout."""
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Dropout(0.5), nn.Linear(32, classes))
+
+
+def test_dropout_is_left_out_and_said(victim_of: VictimOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its draws would come from the generator that the process shares, and be others every time."""
+    seen, _ = victim_of(2, Dropping())
+    monkeypatch.setattr(plugins, "load", lambda kind, name: Dropping)
+    settings = Geiping(iterations=3, engine="eager")
+    first, second = attack(settings, seen), attack(settings, seen)
+    assert first.images is not None and second.images is not None
+    assert torch.equal(first.images, second.images)
+    assert "dropout" in first.notes

@@ -134,7 +134,7 @@ def test_labels_that_are_sought_and_several_restarts_go_with_local_steps(victim_
     for settings in (
         GeipingFedAvg(labels="joint", iterations=3, restarts=2, engine="eager", together=2),
         Dimitrov(labels="joint", iterations=3, engine="eager", together=1),
-        GeipingFedAvg(optimiser="lbfgs", schedule="constant", iterations=3, engine="eager"),
+        GeipingFedAvg(optimiser="lbfgs", schedule="constant", signed=False, iterations=3, engine="eager"),
     ):
         found = attack(settings, seen)
         assert found.objective < found.history[0][1]
