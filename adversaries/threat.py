@@ -29,7 +29,7 @@ SHOWS: dict[tuple[str, bool], frozenset[str]] = {
 WORDS = {
     "sizes": "the sizes and times of messages",
     "global_model": "the global model of every round",
-    "update": "each targeted client's update, after the client's defenses",
+    "update": "each targeted client's update (after the client's defenses)",
     "num_examples": "how many examples the update was made from",
     "own_data": "its own data",
     "labels": "the labels of the private batch",
@@ -39,8 +39,8 @@ WORDS = {
 }
 
 SUMMED = {
-    "sizes": "the size of the targeted clients' messages, added up",
-    "update": "the sum of the targeted clients' updates, after their defenses",
+    "sizes": "the summed size of the targeted clients' messages",
+    "update": "the sum of the targeted clients' updates (after their defenses)",
     "num_examples": "how many examples the sum was made from",
     "labels": "the labels of the private batches",
     "batch_statistics": "the mean of the private batches' BatchNorm statistics",
@@ -216,9 +216,9 @@ def _sentence(
 ) -> str:
     targets = f"client{'s' if len(entry.targets) > 1 else ''} {_listed(entry.targets)}"
     place = _PLACES[entry.vantage].format(targets=targets, member=entry.member)
-    rounds = ", ".join(map(str, entry.rounds))
+    rounds = f"round{'s' if len(entry.rounds) > 1 else ''} {_listed(entry.rounds)}"
     tls = " The links are encrypted (TLS)." if experiment.server.tls else ""
-    text = f"'{entry.id}' is {place}.{tls} In round {rounds} it sees {_join(sees)}."
+    text = f"'{entry.id}' is {place}.{tls} In {rounds} it sees {_join(sees)}."
     if entry.aggregate:
         one = len(entry.targets) == 1
         text += " It is shown sums alone, but with one target the sum is that client's update." if one else ""

@@ -231,7 +231,7 @@ def _scores(
 def _check(found: Reconstruction, shape: tuple[int, ...], size: int) -> None:
     """A plugin's answer must be what the contract says, or it is the plugin's failure.
 
-    size: images in the batch. More than that is refused: pairing picks the best, so a throng would score for its number.
+    size: images in the batch. More are refused: pairing picks the best, so a throng would score for its number.
     """
     if not isinstance(found, Reconstruction):
         raise TypeError(f"attack returned {type(found).__name__}, not a Reconstruction")

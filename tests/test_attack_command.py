@@ -116,8 +116,8 @@ def test_sums_are_attacked_as_sums_and_the_manifest_says_so(made: Make, capsys: 
     lines = [json.loads(line) for line in (run / "attacks.jsonl").read_text().splitlines()]
     assert sorted(line["clients"] for line in lines if line["adversary"] == "again") == [[0, 1], [2]]
     noted = json.loads((run / "manifest.json").read_text())["who_sees_what"][-1]
-    assert "the sum of the targeted clients' updates, after their defenses" in noted["sees"]
-    assert "each targeted client's update, after the client's defenses" in noted["sees"]
+    assert "the sum of the targeted clients' updates (after their defenses)" in noted["sees"]
+    assert "each targeted client's update (after the client's defenses)" in noted["sees"]
 
 
 def test_a_client_with_fewer_images_than_a_batch_is_taken_as_it_is(made: Make, capsys: Capture) -> None:

@@ -10,6 +10,7 @@ from fedsim.report.svg import label, line, picture, tag
 
 WIDTH, ROW = 430.0, 42.0
 CLIENT_RIGHT, SERVER_LEFT = 114.0, 312.0
+SUM = 272.0
 MOST_CLIENTS = 4
 
 
@@ -46,6 +47,8 @@ def threat(
         y = 26 + ROW * (index + 0.5)
         aimed = client in targets
         ends = (CLIENT_RIGHT, y), (SERVER_LEFT, middle + (index - (len(drawn) - 1) / 2) * 14)
+        if summed and aimed:
+            ends = ends[0], (SUM, middle)
         parts.append(line(*ends[0], *ends[1], "link aimed" if aimed else "link"))
         style = "box aimed" if aimed else "box"
         parts.append(tag("rect", x=8, y=y - 16, width=CLIENT_RIGHT - 8, height=32, rx=6, class_=style))
@@ -68,9 +71,10 @@ def threat(
     parts.append(label(SERVER_LEFT - 8, 14, f"← model{encrypted}", "tick", "end"))
     if vantage == "server":
         spots.append(((SERVER_LEFT + WIDTH - 4) / 2, middle + 16))
-    if summed:  # where the links meet, before the server
-        parts.append(tag("circle", cx=SERVER_LEFT, cy=middle, r=11, class_="sum"))
-        parts.append(label(SERVER_LEFT, middle + 5, "Σ", "node", "middle"))
+    if summed:  # where the updates meet, before the server
+        parts.append(line(SUM, middle, SERVER_LEFT, middle, "link aimed"))
+        parts.append(tag("circle", cx=SUM, cy=middle, r=11, class_="sum"))
+        parts.append(label(SUM, middle + 5, "Σ", "node", "middle"))
     parts += [_eye(x, y, active) for x, y in spots]
     words = {
         "link": "on the link of the attacked client",

@@ -466,7 +466,9 @@ def _attacked(attacks: Sequence[Attack]) -> str:
     sums = sum(len(attack.clients) > 1 for attack in attacks)
     if not attacks:
         return ""
-    return counted(len(attacks), "attack") + (f", {'all' if sums == len(attacks) else sums} in a sum" if sums else "")
+    share = "" if sums == len(attacks) == 1 else "all " if sums == len(attacks) else f"{sums} "
+    summed = f", {share}in {'a sum' if sums == 1 else 'sums'}" if sums else ""
+    return counted(len(attacks), "attack") + summed
 
 
 def _dropouts(run: Run) -> list[Dropout]:

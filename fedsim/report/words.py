@@ -73,16 +73,19 @@ def defense(entry: Table) -> str:
     # Every update here is one of gradients, so the first word of `gradient pruning` tells nothing.
     words = words.removeprefix("gradient ") or words
     settings = {key: value for key, value in entry.items() if key != "name" and value is not None}
+    # Of a sum of clients, the defense of some of them.
+    some = list(integers(settings.pop("clients", None)))
+    whose = f" of {numbered(some, 'client')}" if some else ""
     for key, value in list(settings.items()):
         if isinstance(value, str) and value.lower() in NOISES:
             words = f"{value.capitalize()} {words}"
             del settings[key]
     if len(settings) == 1:
-        return f"{words} {plain(next(iter(settings.values())))}"
+        return f"{words} {plain(next(iter(settings.values())))}{whose}"
     if settings:
         inside = ", ".join(f"{key.replace('_', ' ')} {plain(value)}" for key, value in settings.items())
-        return f"{words} ({inside})"
-    return words
+        return f"{words} ({inside}){whose}"
+    return words + whose
 
 
 def defenses(entries: Sequence[Table] | None) -> str:
@@ -265,7 +268,7 @@ def _whose(attack: Attack) -> str:
 def spread(attack: Attack) -> str:
     """What the mean hides: the best and the worst image of the batch."""
     values = [value for value in attack.per_image.get("ssim", ()) if value is not None and math.isfinite(value)]
-    if len(values) < 2:
+    if len(values) < 2 or fixed(min(values)) == fixed(max(values)):
         return ""
     return f"SSIM image by image from {fixed(min(values))} to {fixed(max(values))}."
 
@@ -276,8 +279,8 @@ def pixel_error(attack: Attack) -> str:
         return ""
     assert attack.psnr is not None
     error = 10 ** (-min(max(attack.psnr, -100.0), 200.0) / 20)
-    share = percent(error, 0 if error >= 0.1 else 1)
-    return f"{decibels(attack.psnr)} is a typical pixel error of about {share} of the range."
+    share = f"about {percent(error, 0 if error >= 0.1 else 1)}" if error >= 0.001 else "less than 0.1 %"
+    return f"{decibels(attack.psnr)} is a typical pixel error of {share} of the range."
 
 
 def labels_right(attack: Attack) -> str:

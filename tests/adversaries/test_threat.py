@@ -101,7 +101,7 @@ def test_a_model_without_batchnorm_shows_no_statistics(small: Any) -> None:
 def test_the_description_says_who_sees_what_and_what_not(small: Any) -> None:
     (view,) = threat.describe(spied(small(), targets=(0, 2)))
     assert "an eavesdropper on the link between the server and clients 0 and 2" in view["words"]
-    assert "each targeted client's update, after the client's defenses" in view["sees"]
+    assert "each targeted client's update (after the client's defenses)" in view["sees"]
     assert view["knows"] == ["the labels of the private batch"]
     assert "its own data" not in view["does_not_see"], "an eavesdropper has none"
     assert "which defenses the client uses, with their settings" in view["does_not_see"]
@@ -111,7 +111,7 @@ def test_the_description_says_who_sees_what_and_what_not(small: Any) -> None:
 def test_of_a_sum_the_description_says_that_no_single_update_is_seen(small: Any) -> None:
     experiment = spied(small(), vantage="server", targets=(0, 1, 3), aggregate=True)
     (view,) = threat.describe(experiment)
-    assert "the sum of the targeted clients' updates, after their defenses" in view["sees"]
+    assert "the sum of the targeted clients' updates (after their defenses)" in view["sees"]
     assert "how many examples the sum was made from" in view["sees"]
     assert view["knows"] == ["the labels of the private batches"]
     assert view["does_not_see"][0] == "any single client's update"
@@ -124,7 +124,7 @@ def test_of_a_sum_the_description_says_that_no_single_update_is_seen(small: Any)
 
 def test_a_sum_of_one_client_is_said_to_be_its_update(small: Any) -> None:
     (view,) = threat.describe(spied(small(), vantage="server", targets=(2,), aggregate=True))
-    assert "each targeted client's update, after the client's defenses" in view["sees"]
+    assert "each targeted client's update (after the client's defenses)" in view["sees"]
     assert "with one target the sum is that client's update" in view["words"]
     assert "any single client's update" not in view["does_not_see"]
 

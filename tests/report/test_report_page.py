@@ -335,7 +335,9 @@ def test_an_attack_on_a_sum_is_told_as_one(run: Path, summed: dict[str, Any], ma
     assert "round 1: clients 0, 2 and 3 attacked" in page
     # Client 0 was attacked alone too.
     assert "2 attacks, 1 in a sum" in words
-    assert words.count("1 attack, all in a sum") == 2
+    assert words.count("1 attack, in a sum") == 2
+    rewrite(run, "attacks.jsonl", summed, summed | {"round": 2, "job": "2"})
+    assert words_of(page_of(run)).count("2 attacks, all in sums") == 3
 
 
 def test_a_threat_that_sees_a_sum_is_drawn_and_told_so(run: Path, summed: dict[str, Any]) -> None:
@@ -367,14 +369,29 @@ def test_an_attack_that_found_nothing_finite_has_failed(run: Path, make_attack: 
     assert "it ended as 'own word'" in words
 
 
+def test_a_defense_of_some_of_a_sum_says_whose_it_is(run: Path, summed: dict[str, Any]) -> None:
+    noise = {"name": "gradient_noise", "std": 0.01, "clients": [2, 3]}
+    clipped = {"name": "gradient_clipping", "max_norm": 1.0, "kind": "all"}
+    rewrite(run, "attacks.jsonl", summed | {"defenses": [noise, clipped]})
+    assert "(noise 0.01 of clients 2 and 3 + clipping (max norm 1, kind all))" in words_of(page_of(run))
+
+
+def test_an_exact_reconstruction_is_told_without_noughts(run: Path, make_attack: Callable[..., Any]) -> None:
+    exact = {"psnr": [100.0] * 8, "ssim": [1.0] * 8, "lpips": None}
+    rewrite(run, "attacks.jsonl", make_attack(psnr=100.0, ssim=1.0, per_image=exact))
+    words = words_of(page_of(run))
+    assert "100.0 dB is a typical pixel error of less than 0.1 % of the range." in words
+    assert "image by image from" not in words
+
+
 def test_notes_are_told_once_for_all_attacks_that_made_them(run: Path, make_attack: Callable[..., Any]) -> None:
     first, second = make_attack(), make_attack(client=1, job="2")
     other = make_attack(client=2, job="3", notes={"engine": "compiled", "rank_index": -3})
     rewrite(run, "attacks.jsonl", first, second, other)
     words = words_of(page_of(run))
     assert "What the attacks noted" in words
-    assert "geiping client 0, round 1; client 1, round 1 engine eager" in words
-    assert "geiping client 2, round 1 engine compiled rank index -3" in words
+    assert "geiping, client 0, round 1; client 1, round 1 : engine: eager" in words
+    assert "geiping, client 2, round 1 : engine: compiled; rank index: -3" in words
 
 
 def test_two_attacks_on_one_client_in_one_round_are_told_apart_by_name(
