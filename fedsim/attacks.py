@@ -70,7 +70,7 @@ def run_attacks(
     """Run and score every job; a line of attacks.jsonl each, in the order of the experiment file.
 
     An attack draws from a generator that its job's content alone determines: the same job gives the same result in
-    whatever company it runs, up to rounding where a plugin runs several jobs as one batch.
+    whatever company it runs, up to rounding where a plugin runs several jobs as one batch, and but for limits of time.
     """
     position = {entry.id: place for place, entry in enumerate(experiment.adversaries)}
     ordered = sorted(attacks, key=lambda one: (position.get(one.entry.id, 0), one.round, one.clients))

@@ -15,7 +15,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from peers import machine, peer_python  # type: ignore[import-not-found]  # beside this script
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -299,37 +299,6 @@ def launch(task: Task, folder: Path, peer: Path | None) -> Result:
     return json.loads((folder / "seconds.json").read_text()), load_file(folder / "weights.safetensors")
 
 
-def peer_python(folder: Path) -> Path:
-    """A Python with pfl in it, made on first use. Everything that both need comes from this environment.
-
-    Raises RuntimeError with the reason where that is not possible.
-    """
-    python = folder / "bin" / "python"
-    try:
-        if not python.exists():
-            _quietly(sys.executable, "-m", "venv", str(folder))
-        purelib = _quietly(str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip()
-        shared = dict.fromkeys(sysconfig.get_paths()[kind] for kind in ("purelib", "platlib"))
-        (Path(purelib) / "shared.pth").write_text("\n".join(shared) + "\n")
-        try:
-            _quietly(str(python), "-c", PEER_IMPORTS)
-        except RuntimeError:
-            print(f"installing {', '.join(PEER_PACKAGES)} in {folder}", file=sys.stderr)
-            _quietly(str(python), "-m", "pip", "install", "--quiet", "--no-deps", *PEER_PACKAGES)
-            _quietly(str(python), "-c", PEER_IMPORTS)
-    except OSError as error:
-        raise RuntimeError(str(error)) from error
-    return python
-
-
-def _quietly(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"{command[0]} ended with {done.returncode}"]
-        raise RuntimeError(lines[-1])
-    return done.stdout
-
-
 @dataclass(frozen=True)
 class Row:
     """One line of the table. seconds: the median round of each process. Ratios: None without that contender."""
@@ -393,17 +362,6 @@ def show(rows: list[Row]) -> None:
         print(f"{row.contender:<12} {row.clients:>7} {median:>11.4f} {spread:>15} {ratios[0]:>13} {ratios[1]:>7}")
 
 
-def machine(threads: int) -> str:
-    """One line on what this ran on."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{name}, {os.cpu_count()} logical cores, {threads} torch thread{'s' * (threads > 1)}{load}"
-
-
 def main() -> int:
     """Measure and print. Returns 1 where contenders disagree about the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -425,7 +383,7 @@ def main() -> int:
 
     contenders, peer, skipped = [FEDSIM, PFL, BARE], None, None
     try:
-        peer = peer_python(arguments.peers.absolute() / "pfl")
+        peer = peer_python(arguments.peers.absolute() / "pfl", PEER_PACKAGES, PEER_IMPORTS)
     except RuntimeError as reason:
         contenders.remove(PFL)
         skipped = f"pfl {PFL_VERSION}: skipped ({reason})"
