@@ -104,9 +104,9 @@ def check(experiment: Experiment, problems: Problems) -> None:
 def refusals(entry: AdversaryEntry, experiment: Experiment) -> list[str]:
     """Why this adversary cannot work under its threat model; nothing if it can."""
     plugin, name = entry.plugin.settings, f"plugin '{entry.plugin.name}'"
-    lacking = [one for one in ("needs", "powers", "capture", "attack") if not hasattr(plugin, one)]
+    lacking = lacks(plugin)
     if lacking:
-        return [f"{name} has no '{lacking[0]}', so it is no adversary"]
+        return [f"{name} {lacking}"]
     out = [
         f"the power '{power}' cannot be granted: adversaries of this version are passive; leave powers out"
         for power in entry.powers
@@ -124,6 +124,12 @@ def refusals(entry: AdversaryEntry, experiment: Experiment) -> list[str]:
         *out,
         *(f"{name} {_missing(item, entry, experiment)}" for item in sorted(plugin.needs - view(entry, experiment).has)),
     ]
+
+
+def lacks(plugin: Any) -> str | None:
+    """Which part of an adversary a plugin has not got, in words; None if it has them all."""
+    lacking = [one for one in ("needs", "powers", "capture", "attack") if not hasattr(plugin, one)]
+    return f"has no '{lacking[0]}', so it is no adversary" if lacking else None
 
 
 def objection(plugin: Any, known: Situation, model: nn.Module | None = None) -> str | None:

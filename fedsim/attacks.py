@@ -51,6 +51,19 @@ def clients_of(seen: Observation) -> tuple[int, ...]:
     return tuple(seen.facts.get("clients", (seen.client,)))
 
 
+def attacks_on(seen: Observation, entry: AdversaryEntry, store: JobStore, warn: Callable[[str], None]) -> list[Attack]:
+    """What an adversary would attack of an observation, its jobs stored. A plugin's fault is a warning and ends
+    nothing.
+    """
+    try:
+        jobs = [store.put(job, entry.plugin.describe(), entry.id) for job in list(entry.plugin.settings.capture(seen))]
+    except Exception as error:
+        whom = f"{numbered(list(clients_of(seen)), 'client')} in round {seen.round}"
+        warn(f"adversary '{entry.id}': capture of {whom} failed: {type(error).__name__}: {error}")
+        return []
+    return [Attack(entry, job, clients_of(seen), seen.round) for job in jobs]
+
+
 @dataclass(frozen=True)
 class _Answer:
     """What came of a job: the reconstruction or the plugin's error, and the wall time of its share."""

@@ -20,7 +20,7 @@ from fedsim.adversaries import threat
 from fedsim.adversaries.base import Observation
 from fedsim.adversaries.storage import JobStore
 from fedsim.adversaries.wiretap import Wiretap
-from fedsim.attacks import Attack, clients_of, run_attacks
+from fedsim.attacks import Attack, attacks_on, clients_of, run_attacks
 from fedsim.clients.app import client_app
 from fedsim.clients.workbench import Workbench, workbench
 from fedsim.errors import InputError
@@ -65,16 +65,7 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
         screen.warn(text)
 
     def on_observation(entry: AdversaryEntry, seen: Observation) -> None:
-        try:
-            jobs = list(entry.plugin.settings.capture(seen))
-            for job in jobs:
-                address = store.put(job, entry.plugin.describe(), entry.id)
-                attacks.append(Attack(entry, address, clients_of(seen), seen.round))
-        except Exception as error:  # a plugin's fault must not end the training
-            warn(
-                f"adversary '{entry.id}': capture of {numbered(list(clients_of(seen)), 'client')} in round "
-                f"{seen.round} failed: {type(error).__name__}: {error}"
-            )
+        attacks.extend(attacks_on(seen, entry, store, warn))
         for client in clients_of(seen):
             if not scoring.has_truth(folder.truth, client, seen.round):
                 private = place.replay(client, seen.round, {}, {}, statistics=False)

@@ -11,7 +11,7 @@ import torch
 
 from fedsim import progress
 from fedsim.adversaries.inversion.engines import Engine
-from fedsim.adversaries.inversion.loop import REPORT_EVERY, Budget, Search, Trial
+from fedsim.adversaries.inversion.loop import PLATEAU, REPORT_EVERY, Budget, Search, Trial
 from fedsim.adversaries.inversion.step import Guess
 
 HISTORY = 100
@@ -54,7 +54,7 @@ def run_lbfgs(engine: Engine, start: Guess, search: Search, budget: Budget, offs
         progress.report(offset + done, total, f"objective {value:.4g}")
         if done >= budget.steps:
             break
-        stale = 0 if value < best - 1e-3 * abs(best) or best == math.inf else stale + 1
+        stale = 0 if value < best - PLATEAU * abs(best) or best == math.inf else stale + 1
         best = min(best, value)
         if budget.patience and stale >= budget.patience:
             status = "plateau"

@@ -81,7 +81,6 @@ def _case(settings: Inversion, seen: Observation, device: torch.device, rng: tor
         order_invariance=settings.order_invariance,
     )
     layers = objectives.layer_weights(settings.layers, len(names))
-    knowledge["square"] = objectives.squared_length(knowledge["target"], layers, matched.masks)
     plan = Plan(
         frame=victim.model,
         norms=norms,
@@ -102,7 +101,11 @@ def _case(settings: Inversion, seen: Observation, device: torch.device, rng: tor
     case = Case(
         victim, plan, knowledge, {name: torch.stack([one[name] for one in starts]) for name in starts[0]}, guessed
     )
-    return _double(case) if settings.precision == "float64" else case
+    case = _double(case) if settings.precision == "float64" else case
+    # After the precision is settled: in float32, its own digits would end where those of float32 do.
+    known = case.knowledge
+    known["square"] = objectives.squared_length(known["target"], layers, known["masks"] or None)
+    return case
 
 
 def _checked(settings: Inversion, victim: Victim) -> str:
@@ -162,8 +165,6 @@ def _double(case: Case) -> Case:
 
     case.plan.frame.to(torch.float64)
     knowledge = torch.utils._pytree.tree_map(wide, case.knowledge)
-    # Its own digits end where those of float32 do.
-    knowledge["square"] = objectives.squared_length(knowledge["target"], case.plan.layers, knowledge["masks"] or None)
     return replace(case, knowledge=knowledge, starts={name: wide(value) for name, value in case.starts.items()})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -34,7 +35,7 @@ class Victim:
     classes: int
     facts: Mapping[str, Any]
 
-    @property
+    @functools.cached_property
     def gradient(self) -> Tensors:
         """The update as the gradient of the mean loss: of FedAvg, what one local step at the local rate came to."""
         if self.facts["algorithm"] != "fedavg":

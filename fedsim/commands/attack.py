@@ -31,10 +31,10 @@ def run(options: argparse.Namespace) -> int:
 
     from fedsim import screens
     from fedsim.adversaries.storage import JobStore
-    from fedsim.attacks import Attack, clients_of, run_attacks
+    from fedsim.attacks import attacks_on, clients_of, run_attacks
     from fedsim.commands.ending import QUARANTINED, conclude
     from fedsim.devices import choose_device
-    from fedsim.report.formats import counted, numbered
+    from fedsim.report.formats import counted
 
     store = JobStore(folder.captures, folder.jobs)
     seen = [store.observation(address) for address in store.captured()]
@@ -69,15 +69,7 @@ def run(options: argparse.Namespace) -> int:
     with screens.choose_screen(options.json) as screen:
         for reason, count in left_out.items():
             screen.warn(f"'{name}' leaves out {count} of {counted(len(seen), 'capture')}: {reason}")
-        attacks = []
-        for one in fitting:
-            try:
-                jobs = [store.put(job, plugin.describe(), name) for job in plugin.settings.capture(one)]
-            except Exception as error:  # a plugin's fault on one capture leaves the others
-                who = f"{numbered(list(clients_of(one)), 'client')} in round {one.round}"
-                screen.warn(f"adversary '{name}': capture of {who} failed: {type(error).__name__}: {error}")
-                continue
-            attacks += [Attack(entry(one), job, clients_of(one), one.round) for job in jobs]
+        attacks = [attack for one in fitting for attack in attacks_on(one, entry(one), store, screen.warn)]
         if not attacks:
             raise FedsimError(f"adversary '{name}' made no job of the captures of {folder.path}")
         lines = run_attacks(attacks, experiment, folder, choose_device(experiment.runtime.device), screen, screen.warn)
@@ -87,9 +79,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _refuse_what_is_no_adversary(plugin: Component) -> None:
-    lacking = [one for one in ("needs", "powers", "capture", "attack") if not hasattr(plugin.settings, one)]
+    from fedsim.adversaries import threat
+
+    lacking = threat.lacks(plugin.settings)
     if lacking:
-        raise InputError(f"--adversary {plugin.name}: has no '{lacking[0]}', so it is no adversary")
+        raise InputError(f"--adversary {plugin.name}: {lacking}")
     if plugin.settings.powers:
         asked = ", ".join(sorted(plugin.settings.powers))
         raise InputError(
