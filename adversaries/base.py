@@ -22,9 +22,12 @@ class Observation:
     tensors: by path. `model/NAME` the broadcast parameters, `buffers/NAME` the broadcast BatchNorm statistics where the
         policy sends them, `update/NAME` the client's update as it left the client (after its defenses),
         `sent_buffers/NAME` the statistics that came with it, and `known/...` what the threat model grants besides
-        (`known/labels`; `known/mean/LAYER` and `known/var/LAYER`, the private batch's biased statistics;
-        `known/running_mean/LAYER` and `known/running_var/LAYER`); `own/images` and
-        `own/labels` of the adversary itself, for the vantage `client`. Absent is what this vantage may not see.
+        (`known/labels`, as the client trained with them: int64 (N,), or soft, float32 (N, classes), where a defense
+        mixes them; `known/mean/LAYER` and `known/var/LAYER`, the private batch's biased statistics;
+        `known/running_mean/LAYER` and `known/running_var/LAYER`; `known/mixing_indices`, int64 (N, k): which of the
+        client's images each encoded one was mixed from, -1 for a public one; `known/mixing_coefficients`, float32
+        (N, k): with which weights); `own/images` and `own/labels` of the adversary itself, for the vantage `client`.
+        Absent is what this vantage may not see.
     facts: JSON data. `model` {name, settings}, `image_shape` [C, H, W], `classes`, `mean` and `std` (the data set's
         normalisation, one value a channel), `batchnorm` (policy), `algorithm`, `num_examples`, `num_steps`,
         `learning_rate`, `batch_size`, `momentum` and `weight_decay` (of the local steps), `bytes_down` and `bytes_up`,
@@ -68,6 +71,9 @@ class Reconstruction:
     objective: the attack's own final loss, the only thing by which it may choose among trials.
     history: (iteration, objective) pairs, for the report.
     initial: the guess that the attack started from, scored beside the result as its floor; None if there is none.
+    raw: the images before they were brought into [0, 1], in the network's (normalised) units; for `combine`.
+    ids: int64 (N,), which of the client's private images each is, where the threat model grants these ids
+        ("mixing_indices"): images are then scored against those that they claim to be, not against any.
     status: "done", or a word for what went wrong ("nan": the last finite guess is returned).
     """
 
@@ -78,6 +84,8 @@ class Reconstruction:
     history: tuple[tuple[int, float], ...] = ()
     initial: Tensor | None = field(default=None, repr=False)
     status: str = "done"
+    raw: Tensor | None = field(default=None, repr=False)
+    ids: Tensor | None = field(default=None, repr=False)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -107,6 +115,10 @@ class Adversary(Protocol):
     words for the user, or None:
         objection(situation: Situation) -> str | None, without torch, and
         objection_to(model: nn.Module, situation: Situation) -> str | None, once the model is built.
+
+    A third, if it is there, puts together what the jobs of all rounds on the same client (or the same sum) gave:
+        combine(parts: Sequence[tuple[Job, Reconstruction]], device, rng) -> Reconstruction, as pure as `attack`.
+    The parts come in the order of the rounds; those that failed are left out. Only the outcome is scored then.
 
     needs: what it must see or know, in the words of the threat model (`fedsim.experiment.SIGHTS` and `KNOWLEDGE`).
         Checked before round 0; a run whose threat model does not grant them all is refused, naming plugin and item.

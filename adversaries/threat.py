@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.adversaries.base import Situation
 from fedsim.experiment import KNOWLEDGE, POWERS, SIGHTS, AdversaryEntry, Experiment
+from fedsim.experiment_checks import mixing
 from fedsim.schema import Problems
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ WORDS = {
     "batch_statistics": "the BatchNorm statistics of the private batch",
     "running_statistics": "the running BatchNorm statistics",
     "defenses": "which defenses the client uses, with their settings",
+    "mixing_indices": "which private images each encoded one was mixed from",
+    "mixing_coefficients": "the coefficients of every mixture",
 }
 
 SUMMED = {
@@ -46,8 +49,13 @@ SUMMED = {
     "batch_statistics": "the mean of the private batches' BatchNorm statistics",
     "running_statistics": "the mean of the clients' running BatchNorm statistics",
     "defenses": "which defenses the clients use, with their settings",
+    "mixing_indices": "which private images each encoded one was mixed from",
+    "mixing_coefficients": "the coefficients of every mixture",
 }
 """What is said otherwise of an adversary that is shown the sum of several clients' updates and no single one."""
+
+MIXING = frozenset({"mixing_indices", "mixing_coefficients"})
+"""What there is to know of an encoding that mixes images."""
 
 SINGLE = "any single client's update"
 
@@ -190,6 +198,8 @@ def describe(experiment: Experiment) -> list[dict[str, object]]:
         relevant = set(WORDS)
         if has_batchnorm(experiment) is False:
             relevant -= {"batch_statistics", "running_statistics"}
+        if not any(mixing(experiment.clients.training(client).defenses) for client in entry.targets):
+            relevant -= MIXING
         if entry.vantage != "client":  # who is no client has no data that it could fail to see
             relevant.discard("own_data")
         order = list(WORDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 import fedsim.grids.flower_internals as flower
 from fedsim import batchnorm, protocol
@@ -40,7 +41,10 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
     trained, examples = place.train(client, round_, parameters, held)
     if policy == "local":
         context.state[protocol.BUFFERS] = flower.to_record(batchnorm.statistics(place.model))
-    update = place.perturb(trained.update, client, round_)
+    update, kept = place.perturb(trained.update, client, round_, parameters, _remembered(context))
+    for position, memory in kept.items():
+        # Flower keeps a client's state from round to round.
+        context.state[f"{_MEMORY}{position}"] = flower.to_record(memory)
 
     reply = RecordDict({protocol.UPDATE: flower.to_record(update.tensors)})
     statistics = batchnorm.sent(policy, place.model, trained.passes)
@@ -54,6 +58,18 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
         }
     )
     return Message(reply, reply_to=message)
+
+
+_MEMORY = "memory-of-defense-"
+
+
+def _remembered(context: Context) -> dict[int, dict[str, Tensor]]:
+    """What the client's defenses kept of earlier rounds, by their place."""
+    return {
+        int(key.removeprefix(_MEMORY)): flower.tensors_in(context.state, key)
+        for key in context.state
+        if key.startswith(_MEMORY)
+    }
 
 
 def _config(content: RecordDict) -> ConfigRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -34,9 +35,12 @@ def schedule(
 ) -> list[Tensor]:
     """The indices of each local step's batch, a pure function of its arguments.
 
-    fedsgd: one batch drawn without replacement. fedavg: `local_epochs` shuffled passes, the last batch of a pass may be
-    smaller; or `local_steps` steps of such passes.
+    fedsgd: one batch, drawn without replacement; or, as `batches` says, the next one of a pass that goes on from round
+    to round. fedavg: `local_epochs` shuffled passes, the last batch of a pass may be smaller; or `local_steps` steps of
+    such passes.
     """
+    if algorithm == "fedsgd" and training.batches != "random" and len(share):
+        return [_walked(share, training, seed, round_, client)]
     rng = seeding.generator(seed, "batches", round_, client)
     steps = 1 if algorithm == "fedsgd" else training.local_steps
     out: list[Tensor] = []
@@ -52,6 +56,14 @@ def _passes(share: Tensor, size: int, rng: torch.Generator, epochs: int | None) 
     while len(share) and (epochs is None or done < epochs):
         yield from share[torch.randperm(len(share), generator=rng)].split(size)
         done += 1
+
+
+def _walked(share: Tensor, training: LocalTraining, seed: int, round_: int, client: int) -> Tensor:
+    """The batch of a round in passes over the whole share; the last one of a pass may be smaller."""
+    passes, place = divmod(round_ - 1, math.ceil(len(share) / training.batch_size))
+    if training.batches == "epochs":
+        share = share[torch.randperm(len(share), generator=seeding.generator(seed, "pass", passes, client))]
+    return share.split(training.batch_size)[place]
 
 
 def train(

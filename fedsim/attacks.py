@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import numbers
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,25 +16,33 @@ import torch
 from fedsim import progress, scoring, seeding
 from fedsim.adversaries.base import Observation, Reconstruction
 from fedsim.adversaries.storage import JobStore
+from fedsim.data.dataset import Normalisation
+from fedsim.data.federation import load_data
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.progress import Screen
-from fedsim.protocol import Batch
 from fedsim.report.formats import counted, numbered
 from fedsim.report.pictures import comparison
 from fedsim.runs import RunFolder, append_line, finite
+from fedsim.scoring import Truth
 
 
 @dataclass(frozen=True)
 class Attack:
     """A job waiting to be run: whose it is, its address, and whose data of which round it is after.
 
-    clients: one, or several where only the sum of their updates was shown.
+    clients: one, or several where only the sum of their updates was shown. rounds: one, or several where the answers
+    of several jobs were put together; `job` is then the address of all of them.
     """
 
     entry: AdversaryEntry
     job: str
     clients: tuple[int, ...]
-    round: int
+    rounds: tuple[int, ...]
+
+    @property
+    def round(self) -> int:
+        """The last one."""
+        return self.rounds[-1]
 
     @property
     def name(self) -> str:
@@ -43,7 +52,7 @@ class Attack:
     @property
     def whom(self) -> str:
         """Whose data of which round."""
-        return f"{numbered(list(self.clients), 'client')}, round {self.round}"
+        return f"{numbered(list(self.clients), 'client')}, {numbered(list(self.rounds), 'round')}"
 
 
 def clients_of(seen: Observation) -> tuple[int, ...]:
@@ -61,7 +70,7 @@ def attacks_on(seen: Observation, entry: AdversaryEntry, store: JobStore, warn: 
         whom = f"{numbered(list(clients_of(seen)), 'client')} in round {seen.round}"
         warn(f"adversary '{entry.id}': capture of {whom} failed: {type(error).__name__}: {error}")
         return []
-    return [Attack(entry, job, clients_of(seen), seen.round) for job in jobs]
+    return [Attack(entry, job, clients_of(seen), (seen.round,)) for job in jobs]
 
 
 @dataclass(frozen=True)
@@ -88,8 +97,12 @@ def run_attacks(
     position = {entry.id: place for place, entry in enumerate(experiment.adversaries)}
     ordered = sorted(attacks, key=lambda one: (position.get(one.entry.id, 0), one.round, one.clients))
     lines = []
-    for _, group in itertools.groupby(ordered, key=lambda one: one.entry.id):
-        for attack, answer in _answers(list(group), experiment, folder, device, screen, warn):
+    for _, grouped in itertools.groupby(ordered, key=lambda one: one.entry.id):
+        group = list(grouped)
+        answers = _answers(group, experiment, folder, device, screen, warn)
+        if hasattr(group[0].entry.plugin.settings, "combine"):
+            answers = _combined(list(answers), experiment, folder, device, screen, warn)
+        for attack, answer in answers:
             line = _line(attack, answer, experiment, folder)
             failed = line["status"] == "failed"
             screen.attack(attack.name, 1, 1, "failed" if failed else f"objective {line['objective']:.4g}")
@@ -174,6 +187,42 @@ def _together(
     return {attack.job: _Answer(one, seconds) for attack, one in zip(group, found, strict=True)}
 
 
+def _combined(
+    answers: Sequence[tuple[Attack, _Answer]],
+    experiment: Experiment,
+    folder: RunFolder,
+    device: torch.device,
+    screen: Screen,
+    warn: Callable[[str], None],
+) -> Iterator[tuple[Attack, _Answer]]:
+    """One answer for all jobs on the same clients, put together by the plugin. Jobs that failed are left out."""
+    store = JobStore(folder.captures, folder.jobs)
+    for _, grouped in itertools.groupby(
+        sorted(answers, key=lambda one: one[0].clients), key=lambda one: one[0].clients
+    ):
+        group = sorted(grouped, key=lambda one: one[0].rounds)
+        address = hashlib.sha256("".join(attack.job for attack, _ in group).encode()).hexdigest()
+        rounds = tuple(dict.fromkeys(round_ for attack, _ in group for round_ in attack.rounds))
+        whole = replace(group[0][0], job=address, rounds=rounds)
+        start, seconds = time.perf_counter(), sum(answer.seconds for _, answer in group)
+        parts = []
+        for attack, answer in group:
+            if isinstance(answer.found, Exception):
+                warn(f"adversary '{attack.entry.id}' failed on {attack.whom}, which is left out: {answer.found}")
+            else:
+                parts.append((store.get(attack.job), answer.found))
+        screen.attack(whole.name, 0, 1, "")
+        try:
+            if not parts:
+                raise next(answer.found for _, answer in group if isinstance(answer.found, Exception))
+            with progress.listening(_teller(screen, whole.name)):
+                rng = seeding.generator(experiment.seed, "attack", address)
+                found: Reconstruction | Exception = whole.entry.plugin.settings.combine(parts, device, rng)
+        except Exception as error:
+            found = error
+        yield whole, _Answer(found, seconds + time.perf_counter() - start)
+
+
 def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
     """What attacks.jsonl says of an attack: its answer, scored."""
     entry, found = attack.entry, answer.found
@@ -183,6 +232,7 @@ def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFo
         "client": attack.clients[0] if len(attack.clients) == 1 else None,
         "clients": list(attack.clients),
         "round": attack.round,
+        "rounds": list(attack.rounds),
         "vantage": entry.vantage,
         "knows": list(entry.knows),
         "aware": "defenses" in entry.knows,
@@ -192,7 +242,7 @@ def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFo
     try:
         if isinstance(found, Exception):
             raise found
-        truth = scoring.read_truth(folder.truth, attack.clients, attack.round)
+        truth = scoring.read_truth(folder.truth, attack.clients, attack.rounds)
         _check(found, tuple(truth.images.shape[1:]), len(truth))
         scores = _scores(attack, found, truth, experiment, folder)
     except Exception as error:
@@ -224,7 +274,7 @@ def _defenses(clients: Sequence[int], experiment: Experiment) -> list[dict[str, 
 
 
 def _scores(
-    attack: Attack, found: Reconstruction, truth: Batch, experiment: Experiment, folder: RunFolder
+    attack: Attack, found: Reconstruction, truth: Truth, experiment: Experiment, folder: RunFolder
 ) -> dict[str, Any]:
     before = {}
     if found.initial is not None:
@@ -233,12 +283,23 @@ def _scores(
     if found.images is None:
         assert found.labels is not None
         return {**scoring.score_labels(found.labels, truth, experiment.scores.lpips), "picture": None}
-    result = scoring.score(found.images.cpu(), found.labels, truth, experiment.scores.lpips)
+    images, ids = found.images.cpu(), None if found.ids is None else found.ids.cpu()
+    order = scoring.pairing(images, ids, truth)
+    result = scoring.score(images, found.labels, truth, experiment.scores.lpips, order)
+    fields = result.fields
+    if "paper" in experiment.scores.protocols:
+        values = scoring.as_published(images, ids, truth, experiment.scores.lpips, _normalisation(experiment))
+        fields["per_image"]["lpips_paper"] = values
+        fields["lpips_paper"] = None if values is None else sum(values) / len(values)
     # A file's name has an end; the job's address tells such sums apart.
     clients = "-".join(map(str, attack.clients)) if len(attack.clients) < 9 else f"sum{len(attack.clients)}"
     picture = folder.reconstructions / f"{attack.entry.id}-c{clients}-r{attack.round}-{attack.job[:8]}.png"
     comparison(result.truth.numpy(), result.guess.numpy(), picture)
-    return {**result.fields, **before, "picture": str(picture.relative_to(folder.path))}
+    return {**fields, **before, "picture": str(picture.relative_to(folder.path))}
+
+
+def _normalisation(experiment: Experiment) -> Normalisation:
+    return load_data(experiment.data.dataset.settings).normalisation
 
 
 def _check(found: Reconstruction, shape: tuple[int, ...], size: int) -> None:
@@ -254,8 +315,13 @@ def _check(found: Reconstruction, shape: tuple[int, ...], size: int) -> None:
         whole = isinstance(labels, torch.Tensor) and labels.dim() == 1 and not labels.is_floating_point()
         if not whole or bool((labels < 0).any()):
             raise ValueError("labels must be a tensor (N,) of whole numbers from 0 on")
+    ids = found.ids
+    if ids is not None and (
+        ids.dim() != 1 or len(ids.unique()) != len(ids) or images is None or len(ids) != len(images)
+    ):
+        raise ValueError("ids must be (N,), a different one for each of the N images")
     for name, values in (("images", images), ("labels", labels)):
-        if isinstance(values, torch.Tensor) and len(values) > size:
+        if isinstance(values, torch.Tensor) and len(values) > size and ids is None:
             raise ValueError(f"{len(values)} {name} were returned for a batch of {size}; at most {size} can be scored")
     if images is None:
         if labels is None or len(labels) == 0:

@@ -19,10 +19,13 @@ Vantage = Literal["link", "server", "client"]
 Sight = Literal["sizes", "global_model", "update", "num_examples", "own_data"]
 """What a vantage can show; `adversaries.threat` has the table of which shows what."""
 
-Knowledge = Literal["labels", "batch_statistics", "running_statistics", "defenses"]
-"""What an adversary may be granted besides what its vantage shows: the labels of the private batch; the BatchNorm
-statistics of the private batch; the client's running BatchNorm statistics; which defenses the client uses, with their
-settings (not their random draws)."""
+Knowledge = Literal[
+    "labels", "batch_statistics", "running_statistics", "defenses", "mixing_indices", "mixing_coefficients"
+]
+"""What an adversary may be granted besides what its vantage shows: the labels of the private batch, as the client
+trained with them; the BatchNorm statistics of the private batch; the client's running BatchNorm statistics; which
+defenses the client uses, with their settings (not their random draws); of what encodings that mix images drew, which
+images were mixed, and with which coefficients."""
 
 Power = Literal["alter_update", "alter_model"]
 """What an adversary may change on its way. Passive adversaries have none."""
@@ -70,6 +73,9 @@ class LocalTraining:
     """fedavg: of the local SGD. (FedSGD sends the gradient; its step is the server's learning rate.)"""
     momentum: OpenFraction = 0.0
     weight_decay: NonNegative = 0.0
+    batches: Literal["random", "epochs", "in_order"] = "random"
+    """fedsgd: which images a round's batch holds. random: drawn anew each round; epochs: the rounds walk through
+    shuffled passes over the client's images; in_order: through passes in the order of the data set."""
     defenses: tuple[Component, ...] = ()
     """In the order in which they act."""
 
@@ -102,13 +108,18 @@ class Server:
     """`[server]`."""
 
     strategy: Component
-    learning_rate: Positive
-    """The step along the aggregated update: 1 for fedavg; for fedsgd, the rate of the gradient step."""
+    learning_rate: NonNegative
+    """The step along the aggregated update: 1 for fedavg; for fedsgd, the rate of the gradient step. 0: the model
+    stays as it is, and all rounds show the same one."""
     secure_aggregation: Literal["off"] = "off"
     tls: bool = False
     """Whether the links are encrypted. Then a link shows sizes alone."""
-    evaluate_every: Count = 1
-    """Rounds between two evaluations on the held-out set; the first and the last model are always evaluated."""
+    milestones: tuple[Count, ...] = ()
+    """Rounds after each of which this learning rate is multiplied by `gamma` (in fedsgd, the usual step schedule)."""
+    gamma: Positive = 0.1
+    evaluate_every: Index = 1
+    """Rounds between two evaluations on the held-out set; the first and the last model are always evaluated. 0: never,
+    not even those."""
     min_clients: Count = 1
     """With fewer usable updates in a round, the round is skipped and the model stays as it was."""
 
@@ -138,6 +149,9 @@ class Scores:
 
     lpips: LpipsNet = "squeeze"
     """The network of the LPIPS score."""
+    protocols: tuple[Literal["corrected", "paper"], ...] = ("corrected",)
+    """`corrected` is always there. `paper` adds LPIPS as the published evaluation of Huang et al. (NeurIPS 2021)
+    computes it, for comparison with its tables alone; see `fedsim.metrics.published`."""
 
 
 @dataclass(frozen=True)
@@ -162,5 +176,10 @@ class Experiment:
     clients: Clients
     server: Server
     adversaries: tuple[AdversaryEntry, ...] = ()
+    checkpoint: str | None = None
+    """A safetensors file of parameters and BatchNorm statistics, as `save_rounds` writes it, to start from. Without
+    one the seed determines the initial weights."""
+    save_rounds: tuple[Index, ...] = ()
+    """Rounds after which the model is stored, in the run folder's `checkpoints/`; 0 is the initial one."""
     scores: Scores = field(default_factory=Scores)
     runtime: Runtime = field(default_factory=Runtime)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path as FilePath
 
-from fedsim.experiment import AdversaryEntry, Experiment, LocalTraining
+from fedsim.experiment import AdversaryEntry, Component, Experiment, LocalTraining
 from fedsim.schema import Problems
 from fedsim.toml_lines import Path
 
 
 def check(experiment: Experiment, problems: Problems) -> None:
     """Note every conflict in `problems`."""
-    for rule in (_sampling, _groups, _algorithm, _batchnorm, _adversaries):
+    for rule in (_sampling, _groups, _algorithm, _schedule, _mixing, _batchnorm, _files, _adversaries):
         rule(experiment, problems)
 
 
@@ -74,6 +75,70 @@ _LOCAL = {
     "momentum": 'use strategy = "fedavgm" for momentum on the server, or algorithm = "fedavg"',
     "weight_decay": 'use algorithm = "fedavg" for weight decay',
 }
+
+
+def _schedule(experiment: Experiment, problems: Problems) -> None:
+    """What walks over rounds has to lie within them, and fedavg has its own order of batches."""
+    for place, number in enumerate(experiment.save_rounds):
+        if number > experiment.rounds:
+            problems.add(
+                ("save_rounds", place), f"there is no round {number}; the experiment has rounds = {experiment.rounds}"
+            )
+    steps = experiment.server.milestones
+    if list(steps) != sorted(set(steps)):
+        problems.add(("server", "milestones"), f"must rise from one to the next, not {list(steps)}")
+    clients = experiment.clients
+    if clients.algorithm == "fedavg":
+        for position, group in enumerate(clients.groups):
+            if group.batches not in ("random", clients.batches):
+                problems.add(("clients", "groups", position, "batches"), _WALK)
+        if clients.batches != "random":
+            problems.add(("clients", "batches"), _WALK)
+    elif clients.batches != "random" and clients.per_round not in (None, clients.count):
+        problems.add(
+            ("clients", "batches"),
+            f"'{clients.batches}' walks through a client's images from round to round, but only {clients.per_round} "
+            f"of {clients.count} clients take part in a round; leave per_round out",
+        )
+
+
+_WALK = "fedavg walks through shuffled passes within each round; leave batches out, or use fedsgd"
+
+
+def mixing(defenses: tuple[Component, ...]) -> list[Component]:
+    """Those defenses that mix images."""
+    return [one for one in defenses if hasattr(one.settings, "mix")]
+
+
+def _mixing(experiment: Experiment, problems: Problems) -> None:
+    """One encoding that mixes, at most: what a second one did to the first one's labels would have no name."""
+    clients = experiment.clients
+    places: list[tuple[Path, LocalTraining]] = [(("clients",), clients)]
+    places += [(("clients", "groups", position), group) for position, group in enumerate(clients.groups)]
+    for path, training in places:
+        found = mixing(training.defenses)
+        if len(found) > 1 and (training is clients or training.defenses != clients.defenses):
+            names = " and ".join(one.name for one in found)
+            problems.add((*path, "defenses"), f"{names} both mix images; a client can have one such defense")
+    for position, entry in enumerate(experiment.adversaries):
+        targets = [target for target in entry.targets if target < clients.count]
+        for place, item in enumerate(entry.knows):
+            plain = [client for client in targets if not mixing(clients.training(client).defenses)]
+            if item.startswith("mixing_") and plain:
+                problems.add(
+                    ("adversaries", position, "knows", place),
+                    f"'{item}' is about an encoding that mixes images, but client {plain[0]} has no such defense; "
+                    "leave it out, or give that client mixup or instahide",
+                )
+
+
+def _files(experiment: Experiment, problems: Problems) -> None:
+    """A file that is not there is noticed before anything is trained."""
+    if experiment.checkpoint is not None and not FilePath(experiment.checkpoint).is_file():
+        problems.add(
+            ("checkpoint",),
+            f"{experiment.checkpoint}: there is no such file; give one that a run with save_rounds has written",
+        )
 
 
 def _batchnorm(experiment: Experiment, problems: Problems) -> None:
@@ -139,6 +204,12 @@ def _summed(position: int, entry: AdversaryEntry, experiment: Experiment, proble
             "the clients have different learning_rate, so their sum is no gradient times one rate; "
             "target clients that have the same",
         )
+    for place, item in enumerate(entry.knows):
+        if item.startswith("mixing_") and len(entry.targets) > 1:
+            problems.add(
+                ("adversaries", position, "knows", place),
+                f"'{item}' tells one client's images apart, and this is the sum of several; leave it out",
+            )
     if "defenses" in entry.knows and len({one.defenses for one in trainings}) > 1:
         problems.add(
             ("adversaries", position, "knows"),

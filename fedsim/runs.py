@@ -1,7 +1,7 @@
 """The folder of a run: what is in it, and how it is written so that a crash leaves whole files.
 
 experiment.toml (resolved), manifest.json, rounds.jsonl, attacks.jsonl, captures/ and jobs/ (content-addressed), truth/
-(read by scoring alone), reconstructions/, report.html.
+(read by scoring alone), reconstructions/, checkpoints/ (the models that `save_rounds` asks for), report.html.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class RunFolder:
     jobs: Path = field(init=False)
     truth: Path = field(init=False)
     reconstructions: Path = field(init=False)
+    checkpoints: Path = field(init=False)
 
     def __post_init__(self) -> None:
         for name, file in {
@@ -89,8 +90,13 @@ class RunFolder:
             "jobs": "jobs",
             "truth": "truth",
             "reconstructions": "reconstructions",
+            "checkpoints": "checkpoints",
         }.items():
             object.__setattr__(self, name, self.path / file)
+
+    def checkpoint(self, round_: int) -> Path:
+        """Where the model after a round is stored, if `save_rounds` asks for it."""
+        return self.checkpoints / f"round-{round_}.safetensors"
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:

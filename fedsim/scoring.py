@@ -11,21 +11,49 @@ import torch
 from torch import Tensor
 
 from fedsim import metrics
+from fedsim.data.dataset import Normalisation
 from fedsim.experiment import LpipsNet
 from fedsim.protocol import Batch
 from fedsim.runs import write_whole
 from fedsim.tensorfile import pack, unpack
 
 
-def write_truth(folder: Path, client: int, round_: int, batch: Batch) -> None:
-    """Store what a client had in a round, for scoring."""
-    write_whole(_path(folder, client, round_), pack({"images": batch.images, "labels": batch.labels}, {}))
+@dataclass(frozen=True)
+class Truth:
+    """What clients had in some rounds, each image once.
+
+    images: (N, C, H, W) in [0, 1]. labels: int64 (N,). ids: int64 (N,), which of its client's images each is.
+    groups: int64 (N,), numbers of the batches in which the images were first used.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+    groups: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
-def read_truth(folder: Path, clients: Sequence[int], round_: int) -> Batch:
-    """What `write_truth` stored of these clients, as one batch."""
-    parts = [unpack(_path(folder, client, round_).read_bytes())[0] for client in clients]
-    return Batch(*(torch.cat([part[key] for part in parts]) for key in ("images", "labels")))
+def write_truth(folder: Path, client: int, round_: int, batch: Batch, ids: Tensor) -> None:
+    """Store what a client had in a round, for scoring. ids: int64 (N,), which of its images these are."""
+    tensors = {"images": batch.images, "labels": batch.labels, "ids": ids}
+    write_whole(_path(folder, client, round_), pack(tensors, {}))
+
+
+def read_truth(folder: Path, clients: Sequence[int], rounds: Sequence[int]) -> Truth:
+    """What `write_truth` stored of these clients in these rounds: of each client, every image once."""
+    parts: dict[str, list[Tensor]] = {"images": [], "labels": [], "ids": [], "groups": []}
+    for client in clients:
+        had: set[int] = set()
+        for group, round_ in enumerate(rounds):
+            stored = unpack(_path(folder, client, round_).read_bytes())[0]
+            new = torch.tensor([id_ not in had for id_ in stored["ids"].tolist()])
+            had.update(stored["ids"].tolist())
+            stored["groups"] = torch.full_like(stored["ids"], group)
+            for key, values in parts.items():
+                values.append(stored[key][new])
+    return Truth(**{key: torch.cat(values) for key, values in parts.items()})
 
 
 def has_truth(folder: Path, client: int, round_: int) -> bool:
@@ -45,7 +73,7 @@ class Score:
     truth: Tensor
 
 
-def score_labels(labels: Tensor | None, truth: Batch, lpips_net: LpipsNet) -> dict[str, Any]:
+def score_labels(labels: Tensor | None, truth: Batch | Truth, lpips_net: LpipsNet) -> dict[str, Any]:
     """The fields of an attack that was after the labels alone: no image, no score of one."""
     return {
         "images": 0,
@@ -60,14 +88,37 @@ def score_labels(labels: Tensor | None, truth: Batch, lpips_net: LpipsNet) -> di
     }
 
 
-def score(images: Tensor, labels: Tensor | None, truth: Batch, lpips_net: LpipsNet) -> Score:
-    """Pair guess and truth one to one (Hungarian, by squared error), then score each pair.
+def pairing(images: Tensor, ids: Tensor | None, truth: Truth) -> Tensor:
+    """For each image of the truth, the place of its guess, int64 (N,); -1 where there is none.
 
-    PSNR in dB and SSIM are higher for a better reconstruction, LPIPS (by the net named) is lower.
-    lpips_net: `squeeze`, `alex`, `vgg`, or `off`.
+    One to one, by the Hungarian method on the squared error. Where a guess says which image it is (`ids`), it is
+    paired among the images of that image's batch alone: as free as the guesses of an attack on that one batch are.
     """
     images = images.to(torch.float32).clamp(0, 1)
-    order = metrics.match(images, truth.images)
+    if ids is None:
+        return metrics.match(images, truth.images)
+    order = torch.full((len(truth),), -1, dtype=torch.int64)
+    for group in truth.groups.unique():
+        rows = torch.nonzero(truth.groups == group).flatten()
+        places = torch.nonzero(torch.isin(ids, truth.ids[rows])).flatten()
+        if len(places):
+            matched = metrics.match(images[places], truth.images[rows])
+            order[rows] = torch.where(matched >= 0, places[matched.clamp(min=0)], -1)
+    return order
+
+
+def score(
+    images: Tensor, labels: Tensor | None, truth: Batch | Truth, lpips_net: LpipsNet, order: Tensor | None = None
+) -> Score:
+    """Score each pair of guess and truth, paired one to one (Hungarian, by squared error) or as `order` says.
+
+    PSNR in dB and SSIM are higher for a better reconstruction, LPIPS (by the net named) is lower.
+    lpips_net: `squeeze`, `alex`, `vgg`, or `off`. order: what `pairing` returns. Raises ValueError where it pairs none.
+    """
+    images = images.to(torch.float32).clamp(0, 1)
+    order = metrics.match(images, truth.images) if order is None else order
+    if not bool((order >= 0).any()):
+        raise ValueError("none of the images claims to be one of the private ones")
     kept = order >= 0
     guess, real = images[order[kept]], truth.images[kept]
     psnr, ssim = metrics.psnr(guess, real), metrics.ssim(guess, real)
@@ -91,6 +142,28 @@ def score(images: Tensor, labels: Tensor | None, truth: Batch, lpips_net: LpipsN
         },
     }
     return Score(fields, guess, real)
+
+
+def as_published(
+    images: Tensor, ids: Tensor | None, truth: Truth, lpips_net: LpipsNet, normalise: Normalisation
+) -> list[float] | None:
+    """LPIPS as the published evaluation of Huang et al. (NeurIPS 2021) computes it; see `fedsim.metrics.published`.
+
+    None where LPIPS cannot be had; otherwise (N,). ids: given, images are compared with those that they claim to be;
+    otherwise each with the nearest of the whole batch.
+    """
+    from fedsim.metrics import published
+
+    values: Tensor | None = None
+    if lpips_net != "off" and ids is None:
+        values, _ = published.lpips_inverted(images, truth.images, normalise, lpips_net)
+    elif lpips_net != "off":
+        assert ids is not None
+        place = {int(id_): row for row, id_ in enumerate(ids)}
+        rows = [row for row, id_ in enumerate(truth.ids.tolist()) if id_ in place]
+        guess = images[[place[int(truth.ids[row])] for row in rows]]
+        values, _ = published.lpips_decoded(guess, truth.images[rows], lpips_net)
+    return None if values is None else values.tolist()
 
 
 def _path(folder: Path, client: int, round_: int) -> Path:

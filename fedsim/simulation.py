@@ -26,9 +26,10 @@ from fedsim.clients.workbench import Workbench, workbench
 from fedsim.errors import InputError
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.grids.inline import InlineGrid
+from fedsim.models import checkpoints
 from fedsim.progress import Screen
 from fedsim.report.formats import numbered
-from fedsim.runs import RoundRecord, RunFolder, append_line
+from fedsim.runs import RoundRecord, RunFolder, append_line, write_whole
 from fedsim.server.app import server_app
 
 
@@ -69,7 +70,7 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
         for client in clients_of(seen):
             if not scoring.has_truth(folder.truth, client, seen.round):
                 private = place.replay(client, seen.round, {}, {}, statistics=False)
-                scoring.write_truth(folder.truth, client, seen.round, private.batch)
+                scoring.write_truth(folder.truth, client, seen.round, private.batch, private.positions)
 
     def on_round(record: RoundRecord) -> None:
         outcome.rounds.append(record)
@@ -79,7 +80,14 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
     grid = InlineGrid(client_app(experiment), experiment.clients.count)
     wiretap = Wiretap(experiment, _public(experiment, place), _Witness(place, grid), on_observation)
     grid.watch(wiretap)
-    server_app(experiment, on_round)(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
+
+    def on_model(round_: int, parameters: Mapping[str, Tensor], running: Mapping[str, Tensor]) -> None:
+        if round_ in experiment.save_rounds:
+            folder.checkpoints.mkdir(exist_ok=True)
+            facts = {"round": round_, "seed": experiment.seed, "model": experiment.model.describe()}
+            write_whole(folder.checkpoint(round_), checkpoints.pack(parameters, running, facts))
+
+    server_app(experiment, on_round, on_model)(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
     wiretap.close()
     for entry in experiment.adversaries:
         _note_unseen(entry, attacks, warn)
@@ -104,7 +112,11 @@ class _Witness:
         if item == "batch_statistics":
             return {_known(key): value for key, value in private.statistics.items()}
         if item == "labels":
-            return {"known/labels": private.batch.labels}
+            return {"known/labels": private.labels}
+        if item == "mixing_indices" and private.indices is not None:
+            return {"known/mixing_indices": private.indices}
+        if item == "mixing_coefficients" and private.coefficients is not None:
+            return {"known/mixing_coefficients": private.coefficients}
         if item == "own_data":
             return {"own/images": private.batch.images, "own/labels": private.batch.labels}
         raise ValueError(f"no witness for '{item}'")
@@ -121,6 +133,7 @@ def _check_built(experiment: Experiment, place: Workbench) -> None:
     BatchNorm.
     """
     has = bool(batchnorm.layers(place.model))
+    _check_defenses(experiment, place)
     for position, entry in enumerate(experiment.adversaries):
         plugin, path = entry.plugin.settings, f"adversaries[{position}]: '{entry.id}'"
         known = replace(threat.situation(entry, experiment), has_batchnorm=has)
@@ -130,6 +143,23 @@ def _check_built(experiment: Experiment, place: Workbench) -> None:
         asked = {"batch_statistics", "running_statistics"} & (set(entry.knows) | plugin.needs)
         if asked and not has:
             raise InputError(f"{path}: asks for '{min(asked)}', but model '{experiment.model.name}' has no BatchNorm")
+
+
+def _check_defenses(experiment: Experiment, place: Workbench) -> None:
+    """A defense may not fit the model, and a client needs as many images as its encoding mixes."""
+    for client, share in enumerate(place.federation.shares):
+        for defense in experiment.clients.training(client).defenses:
+            settings = defense.settings
+            if hasattr(settings, "objection_to"):
+                reason = settings.objection_to(place.model, experiment.clients.batchnorm)
+                if reason:
+                    raise InputError(f"clients.defenses: '{defense.name}' (of client {client}): {reason}")
+            needed = settings.images_needed() if hasattr(settings, "images_needed") else 0
+            if len(share) < needed:
+                raise InputError(
+                    f"clients.defenses: '{defense.name}' mixes {needed} of a client's images, but client {client} has "
+                    f"{len(share)}; lower its k, or give each client more images (fewer clients, another partition)"
+                )
 
 
 def _note_unseen(entry: AdversaryEntry, attacks: list[Attack], warn: Any) -> None:

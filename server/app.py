@@ -7,7 +7,7 @@ sent; this loop asks the strategy to configure and to aggregate, and does the re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 import torch
@@ -28,6 +28,8 @@ from fedsim.server.edge import Admitted, admit, as_weights
 from fedsim.server.evaluation import evaluate
 
 OnRound = Callable[[RoundRecord], None]
+OnModel = Callable[[int, Mapping[str, Tensor], Mapping[str, Tensor]], None]
+"""Gets the round (0: before the first), the global parameters and the running statistics."""
 
 
 class Rounds:
@@ -54,12 +56,16 @@ class Rounds:
         }
         self.strategy = experiment.server.strategy.settings.build()
 
-    def run(self, grid: Grid, on_round: OnRound) -> None:
+    def run(self, grid: Grid, on_round: OnRound, on_model: OnModel | None = None) -> None:
         """All rounds. `on_round` gets a record after each, and one for round 0: the initial model."""
-        loss, accuracy = self._test()
-        on_round(RoundRecord(0, test_loss=loss, test_accuracy=accuracy))
-        for number in range(1, self.experiment.rounds + 1):
-            on_round(self._round(number, grid))
+        record = RoundRecord(0)
+        if self.experiment.server.evaluate_every:
+            record.test_loss, record.test_accuracy = self._test()
+        for number in range(self.experiment.rounds + 1):
+            record = self._round(number, grid) if number else record
+            on_round(record)
+            if on_model is not None:
+                on_model(number, self.parameters, self.running)
 
     def _round(self, number: int, grid: Grid) -> RoundRecord:
         start = time.perf_counter()
@@ -75,8 +81,8 @@ class Rounds:
             train_loss=_weighted_loss(admitted),
             skipped=skipped,
         )
-        last = number == self.experiment.rounds
-        if last or number % self.experiment.server.evaluate_every == 0:
+        every = self.experiment.server.evaluate_every
+        if every and (number == self.experiment.rounds or number % every == 0):
             record.test_loss, record.test_accuracy = self._test()
         record.seconds = time.perf_counter() - start
         return record
@@ -109,7 +115,9 @@ class Rounds:
         if len(admitted) < max(least, 1):
             return f"{len(admitted)} usable updates, {max(least, 1)} required; the model stays as it was"
         double = self.experiment.server.strategy.settings.double_precision
-        rate = self.experiment.server.learning_rate
+        rate = self._rate(number)
+        if rate == 0:
+            return None
         weights = [as_weights(reply, self.parameters, rate, double=double) for reply in admitted]
         try:
             arrays, _ = self.strategy.aggregate_train(number, weights)
@@ -136,6 +144,11 @@ class Rounds:
         )
         return None
 
+    def _rate(self, number: int) -> float:
+        """The server's learning rate in a round."""
+        server = self.experiment.server
+        return server.learning_rate * server.gamma ** sum(number > step for step in server.milestones)
+
     def _test(self) -> tuple[float, float]:
         return evaluate(self.model, self.parameters, self.running, self.policy, self.data)
 
@@ -150,14 +163,16 @@ class _Roster:
         return self._nodes
 
 
-def server_app(experiment: Experiment | None = None, on_round: OnRound | None = None) -> ServerApp:
+def server_app(
+    experiment: Experiment | None = None, on_round: OnRound | None = None, on_model: OnModel | None = None
+) -> ServerApp:
     """A ServerApp that runs the experiment; the final model is left in `context.state["arrays"]`."""
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         rounds = Rounds(experiment or experiment_of(context))
-        rounds.run(grid, on_round or _print_round)
+        rounds.run(grid, on_round or _print_round, on_model)
         context.state[protocol.ARRAYS] = flower.to_record(rounds.parameters)
         if rounds.running:
             context.state[protocol.BUFFERS] = flower.to_record(rounds.running)

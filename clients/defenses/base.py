@@ -1,26 +1,90 @@
-"""What a defense is. Two optional places to act, both pure functions of their input and of a seeded generator."""
+"""What a defense is: optional places to act, all pure functions of their input and of a seeded generator."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor, nn
 
+    from fedsim.data.dataset import Normalisation
     from fedsim.protocol import Batch, Update
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Where a batch was drawn from: the private images that an encoding may mix it with.
+
+    size: how many images the client has. take: the images at some positions (int64, 0 to size - 1), with their labels.
+    positions: int64 (N,), those of the batch itself. classes: of the data set. normalise: the data set's.
+    """
+
+    size: int
+    take: Callable[[Tensor], Batch]
+    positions: Tensor
+    classes: int
+    normalise: Normalisation
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """An encoded batch, and what it was mixed from: the client's secret, and the truth of a decoding attack.
+
+    batch: float32 images (N, C, H, W) and soft labels float32 (N, classes). Sign flips may leave images outside [0, 1].
+    indices: int64 (N, k), positions of the client's own images; -1 for a public image.
+    coefficients: float32 (N, k); each row sums to 1.
+    """
+
+    batch: Batch
+    indices: Tensor
+    coefficients: Tensor
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a client has at hand when it perturbs its update.
+
+    round: counted from 1. model: the network in its training mode, to be left as it is found, buffers included.
+    parameters: the broadcast ones, by name. batches: what each local step was trained on, after encoding.
+    memory: what this defense of this client returned in an earlier round; empty in its first.
+    """
+
+    round: int
+    model: nn.Module
+    parameters: Mapping[str, Tensor]
+    batches: Sequence[Batch]
+    normalise: Normalisation
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Defense(Protocol):
-    """A local defense: a frozen dataclass of its settings, with either method or both.
+    """A local defense: a frozen dataclass of its settings, with any of these methods.
 
-    A defense that leaves one of the two places alone simply does not define that method.
+    A defense that leaves a place alone does not define its method. `mix` stands instead of `encode`, for an encoding
+    that needs the client's other images (a client has at most one such), `perturb_at` instead of `perturb`, for a
+    perturbation that needs the model, the batch, the round or what it kept from earlier rounds.
+
+    Two methods more are asked if they are there, before round 0: `objection_to(model: nn.Module, policy: str)` returns
+    why the defense cannot work on this model under this BatchNorm policy, in words for the user, or None;
+    `images_needed() -> int`, of one that mixes, is how many images a client must have.
     """
 
     def encode(self, batch: Batch, rng: torch.Generator) -> Batch:
         """Change a private batch before the client trains on it."""
         ...
 
+    def mix(self, batch: Batch, pool: Pool, rng: torch.Generator) -> Mixed:
+        """Change a private batch with the help of the client's other images, and say how."""
+        ...
+
     def perturb(self, update: Update, rng: torch.Generator) -> Update:
         """Change an update before it leaves the client. `update` holds parameters only, never buffers."""
+        ...
+
+    def perturb_at(self, update: Update, site: Site, rng: torch.Generator) -> tuple[Update, Mapping[str, Tensor]]:
+        """The same, with the client's site at hand. Returns the update, and what to remember until the next round."""
         ...

@@ -29,7 +29,7 @@ def secrets(experiment: Experiment) -> dict[str, bytes]:
     trained, _ = place.train(0, 1, start.parameters, start.running, record=True)
     private = place.replay(0, 1, start.parameters, start.running, statistics=True)
     raw = next(iter(trained.update.tensors.values())).flatten()
-    sent = place.perturb(trained.update, 0, 1)
+    sent = place.perturb(trained.update, 0, 1, start.parameters, {})[0]
     out = {
         "global model": canary(liveliest(next(iter(start.parameters.values())))),
         "sent update": canary(liveliest(next(iter(sent.tensors.values())))),
