@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,29 @@ class Site:
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is settled of a client's training before round 0, for a defense that makes gradients itself.
+
+    size: of the client's data set. batch_size: as set, but at most `size`. steps: local ones a round. rounds: of the
+    experiment. All of it is public, the size of the data set too. shape: (C, H, W). others: the client's other
+    defenses' settings, in their order.
+    """
+
+    size: int
+    batch_size: int
+    steps: int
+    rounds: int
+    shape: tuple[int, int, int]
+    classes: int
+    others: Sequence[Any] = ()
+
+    @property
+    def rate(self) -> float:
+        """The probability with which an image is in a step's batch."""
+        return self.batch_size / self.size
+
+
 @runtime_checkable
 class Defense(Protocol):
     """A local defense: a frozen dataclass of its settings, with any of these methods.
@@ -67,6 +90,15 @@ class Defense(Protocol):
     A defense that leaves a place alone does not define its method. `mix` stands instead of `encode`, for an encoding
     that needs the client's other images (a client has at most one such), `perturb_at` instead of `perturb`, for a
     perturbation that needs the model, the batch, the round or what it kept from earlier rounds.
+
+    `gradient` replaces how the gradient of every local step is made (a client has at most one such), for training with
+    differential privacy. Its batches are drawn by Poisson sampling, each image with probability `plan.rate`, so a batch
+    may have any size, none included. The client then says no more than is public: `plan.batch_size` images a step, and
+    no training loss. With it come
+        spend(memory, plan) -> memory, after every round in which the client takes part: what its steps cost;
+        spent(memory) -> (epsilon, delta), of all rounds so far;
+        objection_to_plan(model, plan) -> str | None: why it cannot work here, asked before round 0.
+    An encoding in front of it must treat each image by itself.
 
     Two methods more are asked if they are there, before round 0: `objection_to(model: nn.Module, policy: str)` returns
     why the defense cannot work on this model under this BatchNorm policy, in words for the user, or None;
@@ -79,6 +111,15 @@ class Defense(Protocol):
 
     def mix(self, batch: Batch, pool: Pool, rng: torch.Generator) -> Mixed:
         """Change a private batch with the help of the client's other images, and say how."""
+        ...
+
+    def gradient(
+        self, model: nn.Module, batch: Batch, plan: Plan, loss: Callable[[Batch], Tensor], rng: torch.Generator
+    ) -> list[Tensor]:
+        """A step's gradient, one tensor a parameter in the model's order, with what the step must hide hidden.
+
+        loss: the mean loss of the model on a batch, in training mode; a scalar. The model is left as it is found.
+        """
         ...
 
     def perturb(self, update: Update, rng: torch.Generator) -> Update:

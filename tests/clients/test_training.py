@@ -50,6 +50,19 @@ def test_the_schedule_depends_on_seed_round_and_client_alone() -> None:
     assert plan(batch_size=4) != plan(batch_size=4, client=1)
 
 
+def test_in_order_the_rounds_walk_through_the_images_and_begin_again() -> None:
+    walked = [plan("fedsgd", round_, batch_size=4, batches="in_order")[0] for round_ in range(1, 5)]
+    assert walked == [[100, 101, 102, 103], [104, 105, 106, 107], [108, 109], [100, 101, 102, 103]]
+
+
+def test_epochs_are_shuffled_passes_over_rounds() -> None:
+    walked = [plan("fedsgd", round_, batch_size=4, batches="epochs")[0] for round_ in range(1, 7)]
+    first, second = sum(walked[:3], []), sum(walked[3:], [])
+    assert sorted(first) == sorted(second) == SHARE.tolist()
+    assert first != second and first != SHARE.tolist()
+    assert [len(batch) for batch in walked] == [4, 4, 2, 4, 4, 2]
+
+
 def test_no_data_is_no_batch() -> None:
     assert schedule(torch.tensor([], dtype=torch.long), LocalTraining(), "fedavg", 0, 1, 0) == []
 

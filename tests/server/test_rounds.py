@@ -212,3 +212,34 @@ def test_a_local_client_keeps_its_own_statistics(small: Any) -> None:
     server_app(experiment, lambda record: None)(grid, Context(1, 0, {}, RecordDict(), {}))
     one, two = (from_record(grid.contexts[node].state["buffers"]) for node in (1, 2))  # type: ignore[arg-type]
     assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_with_a_rate_of_zero_every_round_shows_the_same_model(small: Any) -> None:
+    experiment = small(rounds=3, server={"learning_rate": 0.0}, clients={"batches": "in_order"})
+    start = Rounds(experiment).parameters
+    _, final = federate(experiment)
+    assert all(torch.equal(start[name], final[name]) for name in start)
+
+
+def test_after_a_milestone_the_step_is_smaller(small: Any) -> None:
+    moved = {}
+    for name, server in (
+        ("plain", {"learning_rate": 0.1}),
+        ("dropped", {"learning_rate": 0.1, "milestones": [1], "gamma": 0.5}),
+        ("second", {"learning_rate": 0.05}),
+    ):
+        experiment = small(rounds=2 if name != "second" else 1, server=server, clients={"count": 1})
+        models: list[dict[str, Tensor]] = []
+        grid = InlineGrid(client_app(experiment), 1)
+        Rounds(experiment).run(grid, lambda record: None, lambda n, p, r, kept=models: kept.append(dict(p)))  # type: ignore[misc]
+        moved[name] = models
+    first = {name: moved["plain"][1][name] - moved["dropped"][1][name] for name in moved["plain"][1]}
+    assert all(not value.any() for value in first.values())
+    for name, value in moved["plain"][2].items():
+        whole, half = value - moved["plain"][1][name], moved["dropped"][2][name] - moved["dropped"][1][name]
+        torch.testing.assert_close(half, whole / 2, atol=1e-7, rtol=1e-4)
+
+
+def test_without_evaluation_nothing_is_tested(small: Any) -> None:
+    records, _ = federate(small(server={"evaluate_every": 0}))
+    assert [record.test_accuracy for record in records] == [None, None, None]
