@@ -134,6 +134,7 @@ class AdversaryEntry:
     targets: tuple[Index, ...]
     """Clients whose data are attacked."""
     rounds: tuple[Count, ...]
+    """Counted from 1; a file may say "all"."""
     knows: tuple[Knowledge, ...] = ()
     powers: tuple[Power, ...] = ()
     member: Index | None = None

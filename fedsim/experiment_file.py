@@ -32,6 +32,9 @@ from fedsim.experiment_checks import check
 from fedsim.schema import Problems, dotted, fill
 from fedsim.toml_lines import Path, locate
 
+MOST_ROUNDS = 1_000_000
+"""As many as `rounds = "all"` writes out; beyond that, whoever asks for it is told what a list looks like."""
+
 Rule = Callable[[Experiment, Problems], None]
 """Notes in the problems whatever an experiment does not fulfil."""
 
@@ -80,7 +83,7 @@ def validate(table: dict[str, Any], problems: Problems, name: str, rules: Sequen
         "model": _component("models", table.get("model"), ("model",), problems),
         "clients": clients,
         "server": _server(table.get("server", {}), algorithm, problems),
-        "adversaries": _adversaries(table.get("adversaries", []), problems),
+        "adversaries": _adversaries(table.get("adversaries", []), table.get("rounds"), problems),
         "scores": fill(Scores, table.get("scores", {}), ("scores",), problems),
         "runtime": fill(Runtime, table.get("runtime", {}), ("runtime",), problems),
     }
@@ -352,7 +355,7 @@ def _server(raw: dict[str, Any], algorithm: str, problems: Problems) -> Server |
     return fill(Server, {**defaults, **raw}, ("server",), problems, ready={"strategy": strategy})
 
 
-def _adversaries(raw: Any, problems: Problems) -> tuple[AdversaryEntry, ...]:
+def _adversaries(raw: Any, rounds: Any, problems: Problems) -> tuple[AdversaryEntry, ...]:
     if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
         problems.add(("adversaries",), "must be tables, as in [[adversaries]]")
         return ()
@@ -364,6 +367,8 @@ def _adversaries(raw: Any, problems: Problems) -> tuple[AdversaryEntry, ...]:
         if plugin is None:
             continue
         table = {"id": plugin.name, **{key: value for key, value in item.items() if key in own}}
+        if table.get("rounds") == "all" and isinstance(rounds, int) and 0 < rounds <= MOST_ROUNDS:
+            table["rounds"] = list(range(1, rounds + 1))
         made.append(fill(AdversaryEntry, table, path, problems, ready={"plugin": plugin}))
     return tuple(entry for entry in made if entry)
 
