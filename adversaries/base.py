@@ -118,7 +118,8 @@ class Adversary(Protocol):
 
     A third, if it is there, puts together what the jobs of all rounds on the same client (or the same sum) gave:
         combine(parts: Sequence[tuple[Job, Reconstruction]], device, rng) -> Reconstruction, as pure as `attack`.
-    The parts come in the order of the rounds; those that failed are left out. Only the outcome is scored then.
+    The parts come in the order of the rounds; those that failed are left out. Only the outcome is scored then. It may
+    also be several, by name: {name: Reconstruction}; each is scored as the adversary "ID-NAME".
 
     needs: what it must see or know, in the words of the threat model (`fedsim.experiment.SIGHTS` and `KNOWLEDGE`).
         Checked before round 0; a run whose threat model does not grant them all is refused, naming plugin and item.

@@ -42,6 +42,7 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
     if policy == "local":
         context.state[protocol.BUFFERS] = flower.to_record(batchnorm.statistics(place.model))
     update, kept = place.perturb(trained.update, client, round_, parameters, _remembered(context))
+    kept, spent = place.spend(client, kept)
     for position, memory in kept.items():
         # Flower keeps a client's state from round to round.
         context.state[f"{_MEMORY}{position}"] = flower.to_record(memory)
@@ -50,13 +51,12 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
     statistics = batchnorm.sent(policy, place.model, trained.passes)
     if statistics:
         reply[protocol.BUFFERS] = flower.to_record(statistics)
-    reply[protocol.METRICS] = MetricRecord(
-        {
-            protocol.NUM_EXAMPLES: examples,
-            protocol.NUM_STEPS: trained.steps,
-            protocol.TRAIN_LOSS: trained.loss,
-        }
-    )
+    numbers = MetricRecord({protocol.NUM_EXAMPLES: examples, protocol.NUM_STEPS: trained.steps})
+    if trained.loss is not None:
+        numbers[protocol.TRAIN_LOSS] = trained.loss
+    if spent is not None:
+        numbers[protocol.EPSILON], numbers[protocol.DELTA] = spent
+    reply[protocol.METRICS] = numbers
     return Message(reply, reply_to=message)
 
 

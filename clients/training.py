@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -13,19 +13,23 @@ from torch import Tensor, nn
 from fedsim import batchnorm, seeding
 from fedsim.data.dataset import Normalisation
 from fedsim.experiment import Algorithm, LocalTraining
-from fedsim.models.loss import cross_entropy
+from fedsim.models.loss import training_loss
 from fedsim.protocol import Batch, Update
+
+Gradient = Callable[[int, Batch, Callable[[Batch], Tensor]], list[Tensor]]
+"""How a defense makes the gradient of a step (counted from 0) on a batch, given the mean loss of the model on any."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of local training, before any defense.
+    """The outcome of local training, before any defense of the update.
 
-    loss: the mean training loss over the round's images. passes: the batch statistics of each step, if recorded.
+    loss: the mean training loss over the round's images; None where a defense makes the gradients, as it is not
+    protected. passes: the batch statistics of each step, if recorded.
     """
 
     update: Update
-    loss: float
+    loss: float | None
     steps: int
     passes: Sequence[Mapping[str, Tensor]]
 
@@ -49,6 +53,21 @@ def schedule(
         if len(out) == steps:
             break
     return out
+
+
+def poisson_schedule(share: Tensor, rate: float, steps: int, seed: int, round_: int, client: int) -> list[Tensor]:
+    """The same by Poisson sampling: each index is in each step's batch with probability `rate`, independent of all
+    others. A batch may be empty. A fixed size would be another mechanism than the one that is accounted for.
+    """
+    rng = seeding.generator(seed, "batches", round_, client)
+    return [share[torch.rand(len(share), generator=rng, dtype=torch.float64) < rate] for _ in range(steps)]
+
+
+def steps_of(size: int, training: LocalTraining, algorithm: Algorithm) -> int:
+    """Local steps in a round of Poisson-sampled batches by a client with `size` images: an epoch has round(1 / q)."""
+    if algorithm == "fedsgd":
+        return 1
+    return training.local_steps or training.local_epochs * round(size / min(training.batch_size, size))
 
 
 def _passes(share: Tensor, size: int, rng: torch.Generator, epochs: int | None) -> Iterator[Tensor]:
@@ -75,12 +94,14 @@ def train(
     policy: str,
     normalise: Normalisation,
     *,
+    gradient: Gradient | None = None,
     record: bool = False,
 ) -> Trained:
     """Train `model` from the broadcast `parameters` on `batches`, in that order.
 
     The model is a workbench: its parameters are overwritten, its running statistics are whatever the caller loaded.
     fedsgd: the update is the gradient of the mean loss. fedavg: SGD; the update is broadcast minus trained.
+    gradient: makes each step's gradient instead.
     """
     own = dict(model.named_parameters())
     weights: list[Tensor] = list(own.values())
@@ -90,36 +111,40 @@ def train(
     batchnorm.training_mode(model, policy)
     wanted = record or policy == "share_batch"
     device = weights[0].device
+
+    def step(number: int, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        if gradient is not None:
+            made = gradient(number, batch, lambda images: _loss(model, images, normalise, device))
+            return made, torch.zeros((), device=device)
+        loss = _loss(model, batch, normalise, device)
+        return list(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)), loss.detach()
+
     watch: AbstractContextManager[list[dict[str, Tensor]]] = batchnorm.recording(model) if wanted else nullcontext([])
     with watch as passes:
         if algorithm == "fedsgd":
-            loss = _loss(model, batches[0], normalise, device)
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-            update = {name: gradient.cpu() for name, gradient in zip(own, gradients, strict=True)}
-            total = float(loss.detach()) * len(batches[0])
+            gradients, loss = step(0, batches[0])
+            update = {name: value.cpu() for name, value in zip(own, gradients, strict=True)}
+            total = float(loss) * len(batches[0])
         else:
-            total = _sgd(model, weights, batches, training, normalise, device)
+            total = _sgd(step, weights, batches, training)
             with torch.no_grad():
                 moved = torch._foreach_sub(broadcast, [value.cpu() for value in weights])
             update = dict(zip(own, moved, strict=True))
-    count = sum(len(batch) for batch in batches)
-    return Trained(Update(update), total / count, len(batches), passes)
+    mean = None if gradient is not None else total / sum(len(batch) for batch in batches)
+    return Trained(Update(update), mean, len(batches), passes)
 
 
 def _sgd(
-    model: nn.Module,
+    step: Callable[[int, Batch], tuple[list[Tensor], Tensor]],
     weights: list[Tensor],
     batches: Sequence[Batch],
     training: LocalTraining,
-    normalise: Normalisation,
-    device: torch.device,
 ) -> float:
     """torch.optim.SGD's steps written out: making an optimiser for every client and round costs as much as a step."""
     velocity: list[Tensor] | None = None
-    total = torch.zeros((), device=device)
-    for batch in batches:
-        loss = _loss(model, batch, normalise, device)
-        gradients = list(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))
+    total = torch.zeros((), device=weights[0].device)
+    for number, batch in enumerate(batches):
+        gradients, loss = step(number, batch)
         with torch.no_grad():
             if training.weight_decay:
                 torch._foreach_add_(gradients, weights, alpha=training.weight_decay)
@@ -131,10 +156,10 @@ def _sgd(
                     torch._foreach_add_(velocity, gradients)
                 gradients = velocity
             torch._foreach_add_(weights, gradients, alpha=-training.learning_rate)
-        total += loss.detach() * len(batch)
+        total += loss * len(batch)
     return float(total)
 
 
 def _loss(model: nn.Module, batch: Batch, normalise: Normalisation, device: torch.device) -> Tensor:
     images, labels = batch.images.to(device), batch.labels.to(device)
-    return cross_entropy(model(normalise(images)), labels)
+    return training_loss(model, model(normalise(images)), labels)

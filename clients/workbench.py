@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedsim import batchnorm, seeding
 from fedsim.clients import training
-from fedsim.clients.defenses.base import Mixed, Pool, Site
+from fedsim.clients.defenses.base import Mixed, Plan, Pool, Site
 from fedsim.clients.training import Trained
 from fedsim.data.federation import Federation, load_federation
 from fedsim.devices import choose_device
+from fedsim.errors import InputError
 from fedsim.experiment import Experiment
+from fedsim.models import precode
 from fedsim.models.initial import initial_model
 from fedsim.protocol import Batch, Update
 
@@ -53,6 +56,15 @@ class _Work:
     mixed: Sequence[Mixed | None]
 
 
+@dataclass(frozen=True)
+class _Maker:
+    """A defense that makes the gradients of a client, its place among the client's defenses, and what it plans by."""
+
+    settings: Any
+    place: int
+    plan: Plan
+
+
 class Workbench:
     """One process's copy of an experiment's data and model."""
 
@@ -68,6 +80,7 @@ class Workbench:
         self.model = initial_model(experiment, self.federation.data).to(self.device)
         # Every client starts with these, before it has seen or kept any others.
         self.initial_statistics = batchnorm.statistics(self.model)
+        self._objections: dict[_Maker, str | None] = {}
 
     def train(
         self,
@@ -78,10 +91,18 @@ class Workbench:
         *,
         record: bool = False,
     ) -> tuple[Trained, int]:
-        """One client's local training in one round, and on how many different images."""
+        """One client's local training in one round, and on how many different images.
+
+        Where a defense makes the gradients that number is the expected one, which tells nothing of the draw. Raises
+        InputError where it cannot.
+        """
         experiment, work = self.experiment, self._work(client, round_)
         settings = experiment.clients.training(client)
         batchnorm.load_statistics(self.model, {**self.initial_statistics, **buffers})
+        precode.seed(self.model, seeding.generator(experiment.seed, "bottleneck", round_, client))
+        maker, reason = self._maker(client), self.objection(client)
+        if reason:
+            raise InputError(f"client {client}: defense {reason}")
         trained = training.train(
             self.model,
             parameters,
@@ -90,10 +111,38 @@ class Workbench:
             experiment.clients.algorithm,
             experiment.clients.batchnorm,
             self.federation.data.normalisation,
+            gradient=None if maker is None else self._gradient(maker, client, round_),
             record=record,
         )
+        if maker is not None:
+            return trained, min(maker.plan.batch_size * maker.plan.steps, maker.plan.size)
         # A pass repeats no image, so only a whole pass over the client's data can be short of steps times batch.
         return trained, min(sum(map(len, work.positions)), len(self.federation.shares[client]))
+
+    def objection(self, client: int) -> str | None:
+        """Why the defense that makes a client's gradients cannot work, after its name; None if it can, or there is
+        none. To be asked before round 0.
+        """
+        maker, settings = self._maker(client), self.experiment.clients.training(client)
+        if maker is None:
+            return None
+        if maker not in self._objections:
+            reason = maker.settings.objection_to(self.model, self.experiment.clients.batchnorm)
+            reason = reason or maker.settings.objection_to_plan(self.model, maker.plan)
+            if settings.batches != "random":
+                reason = f'it draws batches at random, by Poisson sampling; leave out batches = "{settings.batches}"'
+            self._objections[maker] = reason and f"'{settings.defenses[maker.place].name}': {reason}"
+        return self._objections[maker]
+
+    def spend(self, client: int, memory: Memory) -> tuple[Memory, tuple[float, float] | None]:
+        """What the client's defenses remember when a round is over, and the epsilon and delta that its private training
+        has cost in all rounds so far; None where none is.
+        """
+        maker = self._maker(client)
+        if maker is None:
+            return memory, None
+        kept = maker.settings.spend(memory.get(maker.place, {}), maker.plan)
+        return {**memory, maker.place: kept}, maker.settings.spent(kept)
 
     def perturb(
         self, update: Update, client: int, round_: int, parameters: Mapping[str, Tensor], memory: Memory
@@ -106,8 +155,10 @@ class Workbench:
         for place, defense in enumerate(self.experiment.clients.training(client).defenses):
             rng = seeding.generator(seed, "perturb", round_, client, place)
             if hasattr(defense.settings, "perturb_at"):
-                batches = batches or self._work(client, round_).batches
+                batches = self._shown(client, round_) if batches is None else batches
                 normalise = self.federation.data.normalisation
+                # The noise of the local step again, should the defense pass the batch through the model.
+                precode.seed(self.model, seeding.generator(seed, "bottleneck", round_, client))
                 site = Site(round_, self.model, parameters, batches, normalise, memory.get(place, {}))
                 update, kept[place] = defense.settings.perturb_at(update, site, rng)
             elif hasattr(defense.settings, "perturb"):
@@ -129,7 +180,7 @@ class Workbench:
         rows: dict[int, int] = {}
         for row, position in enumerate(used.tolist()):
             rows.setdefault(position, row)
-        first = torch.tensor(list(rows.values()))
+        first = torch.tensor(list(rows.values()), dtype=torch.int64)
         labels = torch.cat([one.labels for one in work.batches])[first]
         mixed = [one for one in work.mixed if one is not None]
         passes: Sequence[Mapping[str, Tensor]] = ()
@@ -148,15 +199,18 @@ class Workbench:
         """The batches of a client's round, encoded. Raises ValueError for a client without data."""
         experiment, share = self.experiment, self.federation.shares[client]
         settings = experiment.clients.training(client)
-        steps = training.schedule(
-            torch.arange(len(share)), settings, experiment.clients.algorithm, experiment.seed, round_, client
-        )
+        own, maker = torch.arange(len(share)), self._maker(client)
+        if maker is not None:
+            plan = maker.plan
+            steps = training.poisson_schedule(own, plan.rate, plan.steps, experiment.seed, round_, client)
+        else:
+            steps = training.schedule(own, settings, experiment.clients.algorithm, experiment.seed, round_, client)
         if not steps:
             raise ValueError(f"client {client} has no data")
         batches, mixtures = [], []
         for step, positions in enumerate(steps):
             batch, mixed = self.federation.batch(client, positions), None
-            for place, defense in enumerate(settings.defenses):
+            for place, defense in enumerate(settings.defenses if len(positions) else ()):
                 rng = seeding.generator(experiment.seed, "encode", round_, client, step, place)
                 if hasattr(defense.settings, "mix"):
                     mixed = defense.settings.mix(batch, self._pool(client, positions), rng)
@@ -166,6 +220,38 @@ class Workbench:
             batches.append(batch)
             mixtures.append(mixed)
         return _Work(steps, batches, mixtures)
+
+    def _shown(self, client: int, round_: int) -> Sequence[Batch]:
+        """The batches that a perturbation may look at: none where a defense has made the gradients, which would
+        otherwise have hidden in vain what is looked at again.
+        """
+        return () if self._maker(client) is not None else self._work(client, round_).batches
+
+    def _maker(self, client: int) -> _Maker | None:
+        experiment, size = self.experiment, len(self.federation.shares[client])
+        settings = experiment.clients.training(client)
+        for place, defense in enumerate(settings.defenses if size else ()):
+            if hasattr(defense.settings, "gradient"):
+                data = self.federation.data
+                plan = Plan(
+                    size,
+                    min(settings.batch_size, size),
+                    training.steps_of(size, settings, experiment.clients.algorithm),
+                    experiment.rounds,
+                    data.shape,
+                    data.classes,
+                    tuple(other.settings for position, other in enumerate(settings.defenses) if position != place),
+                )
+                return _Maker(defense.settings, place, plan)
+        return None
+
+    def _gradient(self, maker: _Maker, client: int, round_: int) -> training.Gradient:
+        def gradient(step: int, batch: Batch, loss: Callable[[Batch], Tensor]) -> list[Tensor]:
+            rng = seeding.generator(self.experiment.seed, "gradient", round_, client, step, maker.place)
+            made: list[Tensor] = maker.settings.gradient(self.model, batch, maker.plan, loss, rng)
+            return made
+
+        return gradient
 
     def _pool(self, client: int, positions: Tensor) -> Pool:
         data = self.federation.data

@@ -7,7 +7,7 @@ import itertools
 import json
 import numbers
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -195,7 +195,9 @@ def _combined(
     screen: Screen,
     warn: Callable[[str], None],
 ) -> Iterator[tuple[Attack, _Answer]]:
-    """One answer for all jobs on the same clients, put together by the plugin. Jobs that failed are left out."""
+    """One answer for all jobs on the same clients, put together by the plugin, or several by name, which stands behind
+    the adversary's then. Jobs that failed are left out.
+    """
     store = JobStore(folder.captures, folder.jobs)
     for _, grouped in itertools.groupby(
         sorted(answers, key=lambda one: one[0].clients), key=lambda one: one[0].clients
@@ -217,10 +219,13 @@ def _combined(
                 raise next(answer.found for _, answer in group if isinstance(answer.found, Exception))
             with progress.listening(_teller(screen, whole.name)):
                 rng = seeding.generator(experiment.seed, "attack", address)
-                found: Reconstruction | Exception = whole.entry.plugin.settings.combine(parts, device, rng)
+                found = whole.entry.plugin.settings.combine(parts, device, rng)
         except Exception as error:
             found = error
-        yield whole, _Answer(found, seconds + time.perf_counter() - start)
+        seconds += time.perf_counter() - start
+        for name, one in found.items() if isinstance(found, Mapping) else [("", found)]:
+            entry = replace(whole.entry, id=f"{whole.entry.id}-{name}") if name else whole.entry
+            yield replace(whole, entry=entry), _Answer(one, seconds)
 
 
 def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
@@ -243,7 +248,7 @@ def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFo
         if isinstance(found, Exception):
             raise found
         truth = scoring.read_truth(folder.truth, attack.clients, attack.rounds)
-        _check(found, tuple(truth.images.shape[1:]), len(truth))
+        _check(found, tuple(truth.images.shape[1:]), max(len(truth), _announced(attack.clients, experiment)))
         scores = _scores(attack, found, truth, experiment, folder)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
@@ -259,6 +264,14 @@ def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFo
         "history": [[int(step), float(value)] for step, value in found.history],
         "notes": dict(found.notes),
     }
+
+
+def _announced(clients: Sequence[int], experiment: Experiment) -> int:
+    """How many images the clients say that they have used, where defenses draw their number by chance."""
+    trainings = [experiment.clients.training(client) for client in clients]
+    if not any(hasattr(defense.settings, "gradient") for one in trainings for defense in one.defenses):
+        return 0
+    return sum(one.batch_size * (one.local_steps or 1) for one in trainings)
 
 
 def _defenses(clients: Sequence[int], experiment: Experiment) -> list[dict[str, Any]]:

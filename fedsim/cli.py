@@ -61,6 +61,18 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--out", metavar="DIR", help="the run's folder, new or empty (default: runs/NAME-N)")
     _json(run)
 
+    sweep = commands.add_parser("sweep", help="run an experiment over a grid of values, in parallel")
+    sweep.add_argument(
+        "sweep", metavar="FILE|NAME", help="a sweep file, or one that ships with fedsim (`fedsim list sweeps`)"
+    )
+    sweep.add_argument("--scale", metavar="NAME", help="one of the file's scales (default: its first)")
+    _settings(sweep, "a setting of all cells, such as seed=1; training.KEY of the training before them")
+    sweep.add_argument("--out", metavar="DIR", help="the sweep's folder; one that is there is gone on with")
+    sweep.add_argument("--jobs", type=int, metavar="N", help="processes at once (default: by cores; 1 on a GPU)")
+    sweep.add_argument("--yes", action="store_true", help="run a scale that asks to be confirmed")
+    sweep.add_argument("--plan", action="store_true", help="print what would be run and what it would cost")
+    _json(sweep)
+
     attack = commands.add_parser("attack", help="run another adversary on what an earlier run captured")
     attack.add_argument("folder", metavar="RUN", help="a run folder")
     attack.add_argument(
@@ -71,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     _json(attack)
 
     report = commands.add_parser("report", help="write report.html of finished or broken-off runs again")
-    report.add_argument("folders", nargs="+", metavar="RUN", help="a run folder")
+    report.add_argument("folders", nargs="+", metavar="RUN", help="a run folder, or a sweep's")
     _json(report)
 
     listing = commands.add_parser("list", help="list what there is of a kind")
@@ -79,12 +91,12 @@ def parser() -> argparse.ArgumentParser:
         "kind",
         nargs="?",
         metavar="KIND",
-        help="experiments, adversaries, defenses, models, datasets, partitions or strategies (default: all)",
+        help="experiments, sweeps, adversaries, defenses, models, datasets, partitions or strategies (default: all)",
     )
     _json(listing)
 
-    check = commands.add_parser("check", help="validate an experiment and print who sees what")
-    check.add_argument("experiment", metavar="FILE|NAME", help="an experiment file, or one that ships with fedsim")
+    check = commands.add_parser("check", help="validate an experiment and print who sees what, or validate a sweep")
+    check.add_argument("experiment", metavar="FILE|NAME", help="an experiment or a sweep: a file, or one that ships")
     _settings(check, "an experiment setting, as for `fedsim run`")
     _json(check)
 

@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
+QUARANTINED = 3
+"""The exit code of what was done, but for attacks whose plugin failed."""
+
+
 class FedsimError(Exception):
     """Base of every error that fedsim raises on purpose. The command line prints it without a traceback."""
 

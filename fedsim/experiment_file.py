@@ -53,12 +53,12 @@ def read(file_or_name: str, settings: Sequence[str] = (), rules: Sequence[Rule] 
     rules: what must hold besides, known to the caller alone (such as the threat model's grants).
     Raises InputError, with one line for each problem found.
     """
-    text, source, stem = _text(file_or_name)
-    table = _parsed(text, source)
+    text, source, stem = file_text(file_or_name)
+    table = parsed(text, source)
     overrides = {}
     for setting in settings:
         path, value = parse_setting(setting)
-        _override(table, path, value, setting)
+        override(table, path, value, setting)
         overrides[path] = setting
     return validate(table, Problems(source, locate(text), overrides), stem, rules)
 
@@ -124,7 +124,7 @@ def component(kind: str, name: str, texts: Sequence[str], source: str = "") -> C
     typed: dict[Path, str] = {}
     for text in texts:
         path, value = parse_setting(text)
-        _override(settings, path, value, text)
+        override(settings, path, value, text)
         typed[path] = text
     problems = Problems(source or name, None, typed)
     made = _component(kind, {"name": name, **settings}, (), problems)
@@ -148,9 +148,10 @@ def parse_setting(setting: str) -> tuple[Path, Any]:
     return tuple(int(part) if part.isascii() and part.isdecimal() else part for part in parts), value
 
 
-def _text(file_or_name: str) -> tuple[str, str, str]:
+def file_text(file_or_name: str) -> tuple[str, str, str]:
+    """Text, source and name of an experiment file, or of one that ships. Raises InputError where it cannot be read."""
     path = FilePath(file_or_name)
-    if not _exists(path) and path.suffix != ".toml" and "/" not in file_or_name:
+    if not path_exists(path) and path.suffix != ".toml" and "/" not in file_or_name:
         names = shipped()
         if file_or_name in names:
             entry = resources.files("fedsim.experiments") / f"{file_or_name}.toml"
@@ -177,14 +178,16 @@ def _text(file_or_name: str) -> tuple[str, str, str]:
         raise InputError(f"{file_or_name!r}: not a path") from None
 
 
-def _exists(path: FilePath) -> bool:
+def path_exists(path: FilePath) -> bool:
+    """Whether it is there; not so what is no path at all."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name that is too long, or has a NUL byte
         return False
 
 
-def _parsed(text: str, source: str) -> dict[str, Any]:
+def parsed(text: str, source: str) -> dict[str, Any]:
+    """A TOML text as data. Raises InputError, with the line, where it is none."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -223,7 +226,8 @@ def _short(text: str, most: int = 80) -> str:
     return shown if len(text) <= most else shown[: most - 3] + "..."
 
 
-def _override(table: dict[str, Any], path: Path, value: Any, setting: str) -> None:
+def override(table: dict[str, Any], path: Path, value: Any, setting: str) -> None:
+    """Change a value in a table, at any depth. setting: how it was typed, for the InputError where there is no place."""
     here: Any = table
     for place, (part, follower) in enumerate(itertools.pairwise(path)):
         found = _entry(here, part, setting)

@@ -22,6 +22,10 @@ ROUND = "server-round"
 NUM_EXAMPLES = "num-examples"
 NUM_STEPS = "num-steps"
 TRAIN_LOSS = "train-loss"
+"""Absent where the client protects it."""
+EPSILON = "epsilon"
+"""What a client's private training has cost in all rounds so far, with `delta`; absent where it is not private."""
+DELTA = "delta"
 
 
 @dataclass(frozen=True)

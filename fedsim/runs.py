@@ -30,8 +30,10 @@ class Dropout:
 class RoundRecord:
     """A line of rounds.jsonl. Round 0 is the initial model. None: not measured in this round.
 
-    train_loss: the mean over the clients' local losses, weighted by examples. test_accuracy: in [0, 1].
-    skipped: why the round left the model as it was, if it did.
+    train_loss: the mean over the local losses of the clients that tell theirs, weighted by examples. test_accuracy: in
+    [0, 1]. skipped: why the round left the model as it was, if it did.
+    epsilons: by client, what private training has cost it so far, as it said with its last update that was used.
+    epsilon: the largest of them, with its delta; infinite (null in the file) where a client adds no noise.
     """
 
     round: int
@@ -42,12 +44,16 @@ class RoundRecord:
     test_accuracy: float | None = None
     seconds: float = 0.0
     skipped: str | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    epsilons: dict[int, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """The line as data; `skipped` only where it says something."""
+        """The line as data; `skipped`, and what is said of privacy besides epsilon, only where there is any."""
         data = asdict(self)
-        if data["skipped"] is None:
-            del data["skipped"]
+        for key in ("skipped", "delta", "epsilons"):
+            if not data[key]:
+                del data[key]
         return data
 
     def line(self) -> str:
@@ -58,6 +64,8 @@ class RoundRecord:
         if self.test_accuracy is not None and self.test_loss is not None:
             parts.append(f"test loss {self.test_loss:.3f}")
             parts.append(f"test accuracy {self.test_accuracy:.1%}")
+        if self.epsilon is not None and self.delta is not None:
+            parts.append(f"epsilon {self.epsilon:.2f} at delta {self.delta:g}")
         if self.dropouts:
             parts.append(f"{len(self.dropouts)} dropped out")
         if self.skipped:

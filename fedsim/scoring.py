@@ -13,6 +13,7 @@ from torch import Tensor
 from fedsim import metrics
 from fedsim.data.dataset import Normalisation
 from fedsim.experiment import LpipsNet
+from fedsim.metrics import published
 from fedsim.protocol import Batch
 from fedsim.runs import write_whole
 from fedsim.tensorfile import pack, unpack
@@ -152,8 +153,6 @@ def as_published(
     None where LPIPS cannot be had; otherwise (N,). ids: given, images are compared with those that they claim to be;
     otherwise each with the nearest of the whole batch.
     """
-    from fedsim.metrics import published
-
     values: Tensor | None = None
     if lpips_net != "off" and ids is None:
         values, _ = published.lpips_inverted(images, truth.images, normalise, lpips_net)
@@ -162,7 +161,7 @@ def as_published(
         place = {int(id_): row for row, id_ in enumerate(ids)}
         rows = [row for row, id_ in enumerate(truth.ids.tolist()) if id_ in place]
         guess = images[[place[int(truth.ids[row])] for row in rows]]
-        values, _ = published.lpips_decoded(guess, truth.images[rows], lpips_net)
+        values, _ = published.lpips_decoded(guess, truth.images[rows], normalise, lpips_net)
     return None if values is None else values.tolist()
 
 

@@ -66,11 +66,15 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
         screen.warn(text)
 
     def on_observation(entry: AdversaryEntry, seen: Observation) -> None:
-        attacks.extend(attacks_on(seen, entry, store, warn))
         for client in clients_of(seen):
             if not scoring.has_truth(folder.truth, client, seen.round):
                 private = place.replay(client, seen.round, {}, {}, statistics=False)
                 scoring.write_truth(folder.truth, client, seen.round, private.batch, private.positions)
+        if len(scoring.read_truth(folder.truth, clients_of(seen), (seen.round,))):
+            attacks.extend(attacks_on(seen, entry, store, warn))
+        else:  # where each image is drawn by chance
+            whom = numbered(list(clients_of(seen)), "client")
+            warn(f"adversary '{entry.id}': {whom} drew no image in round {seen.round}, so there is nothing to attack")
 
     def on_round(record: RoundRecord) -> None:
         outcome.rounds.append(record)
@@ -146,8 +150,14 @@ def _check_built(experiment: Experiment, place: Workbench) -> None:
 
 
 def _check_defenses(experiment: Experiment, place: Workbench) -> None:
-    """A defense may not fit the model, and a client needs as many images as its encoding mixes."""
+    """A defense may not fit the model, a client needs as many images as its encoding mixes, and public images that are
+    mixed in have to be there and of the same size.
+    """
+    tried = set()
     for client, share in enumerate(place.federation.shares):
+        against = place.objection(client)
+        if against:
+            raise InputError(f"clients.defenses (of client {client}): {against}")
         for defense in experiment.clients.training(client).defenses:
             settings = defense.settings
             if hasattr(settings, "objection_to"):
@@ -160,6 +170,9 @@ def _check_defenses(experiment: Experiment, place: Workbench) -> None:
                     f"clients.defenses: '{defense.name}' mixes {needed} of a client's images, but client {client} has "
                     f"{len(share)}; lower its k, or give each client more images (fewer clients, another partition)"
                 )
+            if needed and defense not in tried:
+                tried.add(defense)
+                place.replay(client, 1, {}, {}, statistics=False)
 
 
 def _note_unseen(entry: AdversaryEntry, attacks: list[Attack], warn: Any) -> None:

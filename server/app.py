@@ -55,6 +55,8 @@ class Rounds:
             for key in batchnorm.expected_keys(self.policy, self.model)
         }
         self.strategy = experiment.server.strategy.settings.build()
+        # Epsilon and delta of each client that trains privately, as it last said.
+        self._spent: dict[int, tuple[float, float]] = {}
 
     def run(self, grid: Grid, on_round: OnRound, on_model: OnModel | None = None) -> None:
         """All rounds. `on_round` gets a record after each, and one for round 0: the initial model."""
@@ -81,6 +83,10 @@ class Rounds:
             train_loss=_weighted_loss(admitted),
             skipped=skipped,
         )
+        self._spent.update({reply.client: reply.spent for reply in admitted if reply.spent is not None})
+        if self._spent:
+            record.epsilons = {client: epsilon for client, (epsilon, _) in sorted(self._spent.items())}
+            record.epsilon, record.delta = max(self._spent.values())
         every = self.experiment.server.evaluate_every
         if every and (number == self.experiment.rounds or number % every == 0):
             record.test_loss, record.test_accuracy = self._test()
@@ -185,8 +191,9 @@ def _print_round(record: RoundRecord) -> None:
 
 
 def _weighted_loss(admitted: list[Admitted]) -> float | None:
-    total = sum(reply.examples for reply in admitted)
-    return sum(reply.loss * reply.examples for reply in admitted) / total if total else None
+    told = [(reply.loss, reply.examples) for reply in admitted if reply.loss is not None]
+    total = sum(examples for _, examples in told)
+    return sum(loss * examples for loss, examples in told) / total if total else None
 
 
 app = server_app()

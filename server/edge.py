@@ -18,7 +18,10 @@ from fedsim.runs import Dropout
 
 @dataclass(frozen=True)
 class Admitted:
-    """A reply that passed the edge."""
+    """A reply that passed the edge.
+
+    loss: None where the client protects it. spent: epsilon and delta of its private training, if it has any.
+    """
 
     client: int
     message: Message
@@ -26,7 +29,8 @@ class Admitted:
     buffers: Mapping[str, Tensor]
     examples: int
     steps: int
-    loss: float
+    loss: float | None
+    spent: tuple[float, float] | None = None
 
 
 def admit(
@@ -58,7 +62,8 @@ def as_weights(reply: Admitted, parameters: Mapping[str, Tensor], rate: float, *
     reply.message.content = RecordDict(
         {
             protocol.ARRAYS: flower.to_record(dict(zip(parameters, weights, strict=True))),
-            protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: reply.examples, protocol.TRAIN_LOSS: reply.loss}),
+            # Flower averages what all of a round's records hold, and not every client tells its loss.
+            protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: reply.examples}),
         }
     )
     return reply.message
@@ -73,12 +78,21 @@ def _checked(
     metrics = content.get(protocol.METRICS)
     if not isinstance(metrics, MetricRecord):
         raise ProtocolError(f"the record '{protocol.METRICS}' is missing")
-    numbers = {}
-    for key in (protocol.NUM_EXAMPLES, protocol.NUM_STEPS, protocol.TRAIN_LOSS):
+    numbers: dict[str, int | float] = {}
+    for key in (protocol.NUM_EXAMPLES, protocol.NUM_STEPS, protocol.TRAIN_LOSS, protocol.EPSILON, protocol.DELTA):
         value = metrics.get(key)
+        if value is None and key not in (protocol.NUM_EXAMPLES, protocol.NUM_STEPS):
+            continue
         if not isinstance(value, int | float):
             raise ProtocolError(f"{protocol.METRICS}/{key} is not a number")
         numbers[key] = value
+    loss, epsilon, delta = (numbers.get(key) for key in (protocol.TRAIN_LOSS, protocol.EPSILON, protocol.DELTA))
+    if (epsilon is None) != (delta is None):
+        raise ProtocolError(
+            f"{protocol.METRICS}: {protocol.EPSILON} and {protocol.DELTA} say nothing without each other"
+        )
+    if epsilon is not None and delta is not None and not (epsilon >= 0 and 0 < delta < 1):
+        raise ProtocolError(f"{protocol.METRICS}: no cost of privacy has epsilon {epsilon} at delta {delta}")
     if numbers[protocol.NUM_EXAMPLES] < 1 or numbers[protocol.NUM_STEPS] < 1:
         raise ProtocolError(f"{protocol.METRICS}: the client says that it trained on nothing")
     return Admitted(
@@ -88,7 +102,8 @@ def _checked(
         statistics,
         int(numbers[protocol.NUM_EXAMPLES]),
         int(numbers[protocol.NUM_STEPS]),
-        float(numbers[protocol.TRAIN_LOSS]),
+        None if loss is None else float(loss),
+        None if epsilon is None or delta is None else (float(epsilon), float(delta)),
     )
 
 

@@ -21,6 +21,7 @@ KINDS: dict[str, dict[str, str]] = {
     # kind: {a value that is wrong: what must be said of it}
     "count": WHOLE | {"-1": "must be at least 1, not -1", "0": "must be at least 1, not 0"},
     "index": WHOLE | {"-1": "must be at least 0, not -1"},
+    "2 to 16": WHOLE | {"1": "must be at least 2, not 1", "17": "must be at most 16, not 17"},
     "two": WHOLE | {"1": "must be at least 2, not 1", "-3": "must be at least 2, not -3"},
     "seed": WHOLE | {"-1": "must be at least 0, not -1", str(2**63): f"must be below {2**63}"},
     "positive": NUMBER | {"-0.5": "must be above 0", "0": "must be above 0", "0.0": "must be above 0"},
@@ -65,15 +66,19 @@ SECTIONS = [
     Number("groups", "members", "index", many=True),
     Number("clients", "count", "count"),
     Number("clients", "per_round", "count"),
-    Number("server", "learning_rate", "positive"),
-    Number("server", "evaluate_every", "count"),
+    Number("", "save_rounds", "index", many=True),
+    Number("server", "learning_rate", "not negative"),
+    Number("server", "milestones", "count", many=True),
+    Number("server", "gamma", "positive"),
+    Number("server", "evaluate_every", "index"),
     Number("server", "min_clients", "count"),
     Number("runtime", "threads", "count"),
     Number("entry", "targets", "index", many=True),
     Number("entry", "rounds", "count", many=True),
     Number("entry", "member", "index"),
 ]
-MATCHING = ("dlg", "idlg", "cpl", "wei", "tag", "geiping", "geiping_fedavg", "dimitrov", "yin", "huang")
+WITH_BOTTLENECK = ("convnet6", "lenet", "mlp", "resnet18", "preact_resnet18")
+MATCHING = ("dlg", "idlg", "cpl", "wei", "tag", "geiping", "geiping_fedavg", "dimitrov", "yin", "huang", "carlini")
 INVERSION = {
     "count": ("iterations", "patch", "restarts", "together"),
     "index": ("warm_up", "patience"),
@@ -98,9 +103,21 @@ COMPONENTS = [
     Number("partitions/shard", "shards_per_client", "count"),
     Number("partitions/shard", "shard_size", "count"),
     Number("partitions/pathological", "classes_per_client", "count"),
+    Number("partitions/first_of_class", "per_class", "count"),
     Number("defenses/gradient_pruning", "ratio", "below 1"),
     Number("defenses/gradient_noise", "std", "not negative"),
     Number("defenses/gradient_clipping", "max_norm", "positive"),
+    Number("defenses/dp_sgd", "noise_multiplier", "not negative"),
+    *(Number("defenses/dp_sgd", key, "positive") for key in ("max_grad_norm", "target_epsilon")),
+    Number("defenses/dp_sgd", "delta", "inside"),
+    Number("defenses/dp_sgd", "physical_batch", "count"),
+    Number("defenses/quantisation", "bits", "2 to 16"),
+    *(Number(f"defenses/{name}", "ratio", "below 1") for name in ("random_sparsification", "soteria", "outpost")),
+    *(Number("defenses/outpost", key, "not negative") for key in ("decay", "noise")),
+    Number("defenses/outpost", "share", "fraction"),
+    *(Number(f"defenses/{name}", "k", "two") for name in ("mixup", "instahide")),
+    *(Number(f"defenses/{name}", "upper", "fraction") for name in ("mixup", "instahide")),
+    Number("defenses/instahide", "private_share", "fraction"),
     Number("models/convnet6", "width", "count"),
     Number("models/convnet6", "hidden", "count"),
     Number("models/convnet6", "padding", "0 or 1"),
@@ -114,12 +131,17 @@ COMPONENTS = [
     Number("models/cnn6", "channels", "count", many=True, length=6),
     *(Number("models/vit", key, "count") for key in ("patch", "dim", "depth", "heads")),
     *(Number("models/vit", key, "positive") for key in ("mlp_ratio", "position_std")),
+    *(Number(f"models/{name}", "bottleneck", "index") for name in WITH_BOTTLENECK),
+    *(Number(f"models/{name}", "bottleneck_beta", "not negative") for name in WITH_BOTTLENECK),
     *(
         Number(f"adversaries/{name}", key, kind, inherited=name != "geiping")
         for name in MATCHING
         for kind, keys in INVERSION.items()
         for key in keys
     ),
+    *(Number("adversaries/carlini", key, "count") for key in ("private_images", "alternations", "decoding_steps")),
+    Number("adversaries/carlini", "decoding_step_size", "positive"),
+    Number("adversaries/carlini", "decoding_prior", "not negative"),
     Number("adversaries/phong", "tolerance", "positive"),
     Number("adversaries/phong", "least", "below 1"),
     Number("adversaries/spear", "samples", "count"),

@@ -17,8 +17,9 @@ import fedsim
 from fedsim import cli, plugins
 from fedsim.errors import DataUnavailable, FedsimError
 from fedsim.experiment_file import shipped
+from fedsim.sweeps import file as sweeps
 
-KINDS = ("experiments", *plugins.KINDS)
+KINDS = ("experiments", "sweeps", *plugins.KINDS)
 Capture = pytest.CaptureFixture[str]
 
 
@@ -42,7 +43,8 @@ def test_list_names_everything_of_a_kind_and_says_what_it_is(kind: str, capsys: 
     answer = ask(capsys, "list", kind)
     assert (answer.code, answer.err) == (0, "")
     found = entries(answer.out)
-    assert [entry[0] for entry in found] == (shipped() if kind == "experiments" else plugins.names(kind))
+    known = {"experiments": shipped, "sweeps": sweeps.shipped}.get(kind, lambda: plugins.names(kind))()
+    assert [entry[0] for entry in found] == known
     for name, *words in found:
         assert words, f"{name} says nothing"
         assert "cannot be imported" not in words[0]

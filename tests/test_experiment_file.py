@@ -99,7 +99,7 @@ def test_a_resolved_file_has_every_default_written_out(tmp_path: Path) -> None:
     table = tomllib.loads(as_toml(experiment(SMALLEST, tmp_path)))
     assert table["seed"] == 0
     assert table["data"]["partition"] == {"kind": "iid"}
-    assert table["model"] .items() >= {"name": "mlp", "hidden": [128], "activation": "relu"}.items()
+    assert table["model"].items() >= {"name": "mlp", "hidden": [128], "activation": "relu"}.items()
     assert table["clients"]["batch_size"] == 32
     assert table["server"]["strategy"] == {"name": "fedavg"}
     assert table["runtime"]["device"] == "auto"

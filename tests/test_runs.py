@@ -240,12 +240,29 @@ def test_a_round_as_a_line_and_in_words(tmp_path: Path) -> None:
             "test_loss": 0.25,
             "test_accuracy": 0.875,
             "seconds": 1.5,
+            "epsilon": None,
         }
     ]
     words = record.line()
     for word in ("round 3", "0.512", "0.250", "87.5%", "1 dropped out"):
         assert word in words
     assert "skipped" not in words
+
+
+def test_what_privacy_cost_stands_in_the_line(tmp_path: Path) -> None:
+    record = RoundRecord(2, epsilon=1.234, delta=1e-5, epsilons={0: 1.0, 3: 1.234})
+    append_line(tmp_path / "rounds.jsonl", record.as_json())
+    (line,) = read_lines(tmp_path / "rounds.jsonl")
+    assert (line["epsilon"], line["delta"], line["epsilons"]) == (1.234, 1e-5, {"0": 1.0, "3": 1.234})
+    assert record.line() == "round 2, epsilon 1.23 at delta 1e-05"
+
+
+def test_no_noise_is_written_as_no_bound(tmp_path: Path) -> None:
+    record = RoundRecord(2, epsilon=float("inf"), delta=1e-5, epsilons={0: float("inf")})
+    append_line(tmp_path / "rounds.jsonl", record.as_json())
+    (line,) = read_lines(tmp_path / "rounds.jsonl")
+    assert (line["epsilon"], line["epsilons"]) == (None, {"0": None})
+    assert "epsilon inf" in record.line()
 
 
 def test_a_round_that_was_skipped_says_why() -> None:

@@ -27,6 +27,7 @@ from fedsim.adversaries.inversion.last_layer import LastLayer
 from fedsim.adversaries.inversion.recipes.common import several_images
 from fedsim.adversaries.inversion.victim import Victim
 from fedsim.errors import InputError
+from fedsim.models.layers import last_linear
 
 DUMMY_BATCHES = 10
 """Batches of random images that llg_model looks at, as in the paper's own experiments."""
@@ -149,7 +150,7 @@ def refusal(method: str, model: nn.Module | None, situation: Situation) -> str |
             return f"labels by idlg: {reason}, or {_REMEDY}"
     if model is None:
         return None
-    name = last_layer.find(model)
+    name = last_linear(model)
     if name is None:
         return _no_layer(method, None)
     layer = model.get_submodule(name)

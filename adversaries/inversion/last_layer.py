@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedsim.adversaries.inversion.victim import Victim
+from fedsim.models.layers import last_linear
 
 
 @dataclass(frozen=True)
@@ -28,22 +29,9 @@ class LastLayer:
     own_bias: Tensor | None
 
 
-def find(model: nn.Module, classes: int | None = None) -> str | None:
-    """The name of the last fully connected layer, with `classes` outputs where the number is given; None without one.
-
-    Last by the order in which the model lists its layers, which is the order of the pass in every model of fedsim.
-    """
-    found = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and classes in (None, module.out_features)
-    ]
-    return found[-1] if found else None
-
-
 def features_refusal(model: nn.Module) -> str | None:
     """Why what goes into the last layer cannot be read off its gradient, with the remedy; None if it can."""
-    name = find(model)
+    name = last_linear(model)
     if name is None:
         return "features go into a last fully connected layer, which the model has not; leave features out"
     if model.get_submodule(name).bias is None:
@@ -56,7 +44,7 @@ def read(victim: Victim) -> LastLayer | None:
 
     An update of several local steps is divided by their number: the mean of their gradients.
     """
-    name = find(victim.model, victim.classes)
+    name = last_linear(victim.model, victim.classes)
     if name is None:
         return None
     steps = int(victim.facts["num_steps"]) if victim.facts["algorithm"] == "fedavg" else 1

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedsim import batchnorm, metrics
 from fedsim.adversaries.base import Observation, Reconstruction, Situation
 from fedsim.adversaries.inversion import awareness, engines, labels, last_layer, objectives, statistics
+from fedsim.adversaries.inversion.awareness import Matched
 from fedsim.adversaries.inversion.last_layer import LastLayer
 from fedsim.adversaries.inversion.lbfgs import run_lbfgs
 from fedsim.adversaries.inversion.local_steps import LocalSteps
@@ -28,13 +29,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """One victim made ready: what a step does, what is known, and the first guesses of its restarts."""
+    """One victim made ready: what a step does, what is known, and the first guesses of its restarts; matched: with what
+    is known of its defenses.
+    """
 
     victim: Victim
     plan: Plan
     knowledge: Knowledge
     starts: Guess
     labels: Tensor | None
+    matched: Matched
+
+    @property
+    def box(self) -> tuple[Tensor, Tensor]:
+        """(1, C, 1, 1) each: the lowest and the highest valid pixel, normalised."""
+        images = self.starts["images"]
+        low, high = (edge.to(images.dtype) for edge in self.victim.normalise.box(images))
+        if not self.matched.symmetric:
+            return low, high
+        most = torch.maximum(low.abs(), high.abs())
+        return -most, most
 
 
 def invert(
@@ -53,16 +67,14 @@ def _case(settings: Inversion, seen: Observation, device: torch.device, rng: tor
     local = _local(settings, victim)
     guessed = _labels(settings, seen, victim, rng)
     names = list(victim.parameters)
-    defenses = seen.facts["defenses"] if settings.aware else []
-    # In the units of one gradient, whatever the rate and the number of local steps.
-    steps = int(victim.facts["num_steps"])
-    matched = awareness.match([victim.gradient[name] / steps for name in names], defenses)
+    matched = awareness.read(seen, victim, settings.objective, settings.tv_absolute, settings.aware)
     last = last_layer.read(victim) if settings.features and local is None else None
     knowledge: Knowledge = {
         "parameters": victim.parameters,
         "buffers": {name: value.detach() for name, value in victim.model.named_buffers()},
         "target": list(matched.target),
         "masks": [] if matched.masks is None else list(matched.masks),
+        "maps": [list(one) for one in matched.given],
         "labels": torch.zeros(0) if guessed is None else guessed.to(device),
         "wanted": [tuple(pair) for pair in norms.wanted],
         "features": [] if last is None or guessed is None else _features(last, guessed).to(device),
@@ -71,7 +83,7 @@ def _case(settings: Inversion, seen: Observation, device: torch.device, rng: tor
         tv=settings.tv,
         tv_p=settings.tv_p,
         tv_q=settings.tv_q,
-        tv_absolute=settings.tv_absolute,
+        tv_absolute=matched.tv_absolute,
         l2=settings.l2,
         statistics=settings.bn_prior,
         orthogonality=settings.orthogonality,
@@ -84,11 +96,12 @@ def _case(settings: Inversion, seen: Observation, device: torch.device, rng: tor
     plan = Plan(
         frame=victim.model,
         norms=norms,
-        objective=objectives.named(settings.objective, settings.tag_scale),
+        objective=objectives.named(matched.objective, settings.tag_scale),
         layers=layers,
         weights=weights,
         local=local,
         last=None if last is None else victim.model.get_submodule(last.name),
+        maps=matched.maps,
     )
     count = victim.shape[0] * (local.epochs if local is not None and local.separate else 1)
     starts = []
@@ -98,9 +111,8 @@ def _case(settings: Inversion, seen: Observation, device: torch.device, rng: tor
         if guessed is None:
             guess["labels"] = labels.soft_start(victim, rng).to(device)
         starts.append(guess)
-    case = Case(
-        victim, plan, knowledge, {name: torch.stack([one[name] for one in starts]) for name in starts[0]}, guessed
-    )
+    stacked = {name: torch.stack([one[name] for one in starts]) for name in starts[0]}
+    case = Case(victim, plan, knowledge, stacked, guessed, matched)
     case = _double(case) if settings.precision == "float64" else case
     # After the precision is settled: in float32, its own digits would end where those of float32 do.
     known = case.knowledge
@@ -178,7 +190,8 @@ def _alike(one: Case, other: Case) -> bool:
     shapes = [[(value.shape, value.dtype) for value in leaves] for leaves, _ in trees]
     return (
         facts[0] == facts[1]
-        and one.plan.local == other.plan.local
+        and (one.plan.local, one.plan.maps, one.plan.weights) == (other.plan.local, other.plan.maps, other.plan.weights)
+        and (one.matched.objective, one.matched.symmetric) == (other.matched.objective, other.matched.symmetric)
         and trees[0][1] == trees[1][1]
         and shapes[0] == shapes[1]
     )
@@ -192,7 +205,7 @@ def _search(settings: Inversion, cases: Sequence[Case], rngs: Sequence[torch.Gen
     if settings.optimiser != "sgd":
         optimiser = Adam(settings.step_size, settings.signed)
     images = first.starts["images"]
-    low, high = (edge.to(images.dtype) for edge in first.victim.normalise.box(images))
+    low, high = first.box
     search = Search(
         optimiser,
         schedule(settings.schedule, settings.iterations, settings.warm_up),
@@ -237,13 +250,19 @@ def _result(settings: Inversion, case: Case, trials: Sequence[Trial], engine: en
         history=best.history,
         status=best.status,
         initial=_to_images(victim, case.starts["images"][place], case.plan.local),
-        notes=_notes(settings, victim, trials, engine),
+        raw=None if _in_epochs(case.plan.local) else best.guess["images"].float().cpu().contiguous(),
+        notes=_notes(settings, case, trials, engine),
     )
+
+
+def _in_epochs(local: LocalSteps | None) -> bool:
+    """Whether there is a guess of each image for every local epoch."""
+    return local is not None and local.separate and local.epochs > 1
 
 
 def _to_images(victim: Victim, guess: Tensor, local: LocalSteps | None) -> Tensor:
     images = victim.normalise.inverse(guess.float()).clamp(0, 1).cpu().contiguous()
-    if local is None or not local.separate or local.epochs == 1:
+    if local is None or not _in_epochs(local):
         return images
     # Each epoch has found the images in an order of its own: pair them with those of the first epoch, then take means.
     epochs = images.unflatten(0, (local.epochs, -1))
@@ -251,8 +270,11 @@ def _to_images(victim: Victim, guess: Tensor, local: LocalSteps | None) -> Tenso
     return torch.stack(paired).mean(0)
 
 
-def _notes(settings: Inversion, victim: Victim, trials: Sequence[Trial], engine: engines.Engine) -> dict[str, object]:
+def _notes(settings: Inversion, case: Case, trials: Sequence[Trial], engine: engines.Engine) -> dict[str, object]:
+    victim = case.victim
     notes: dict[str, object] = {"engine": engine.name}
+    if case.matched.said:
+        notes["defenses known"] = "; ".join(case.matched.said)
     if engine.notes:
         notes["about the engine"] = "; ".join(engine.notes)
     if len(trials) > 1:

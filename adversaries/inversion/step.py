@@ -23,9 +23,10 @@ from torch.func import functional_call
 from fedsim.adversaries.inversion import priors
 from fedsim.adversaries.inversion.calculus import RECORDED, Calculus
 from fedsim.adversaries.inversion.local_steps import LocalSteps, one_gradient, unrolled
-from fedsim.adversaries.inversion.objectives import Objective
+from fedsim.adversaries.inversion.maps import Map, through
+from fedsim.adversaries.inversion.objectives import Objective, Sought
 from fedsim.adversaries.inversion.statistics import Norms
-from fedsim.models.loss import cross_entropy
+from fedsim.models.loss import cross_entropy, training_loss
 
 Guess = dict[str, Tensor]
 """`images`: (N, C, H, W), normalised; with labels that are sought too, `labels`: their logits (N, classes)."""
@@ -35,7 +36,8 @@ Knowledge = dict[str, Any]
 
 parameters, buffers: by name, of the broadcast model. target: the update seen, a list in the order of the parameters;
 square: its weighted squared length, which is the same in every step; without it, the objective computes it anew.
-masks: which entries count, likewise, or an empty list. labels: int64 (N,) or soft (N, classes); of no use where the
+masks: how much entries count, likewise, or an empty list. maps: what each map of the plan is given, tensor by tensor;
+absent where there are none. labels: int64 (N,) or soft (N, classes); of no use where the
 guess has them. wanted: pairs of statistics, layer by layer, or an empty list. features: what went into the last layer,
 (N, units), or an empty list.
 """
@@ -65,6 +67,7 @@ class Plan:
     frame: the model under attack, into which parameters and buffers are put. norms: its BatchNorm layers.
     last: the fully connected layer whose input the prior on features is about.
     layers: the weight of each parameter tensor in the objective. local: None where the update is one gradient.
+    maps: what becomes of the guess's update, one map after the other, before it is compared with the one seen.
     """
 
     frame: nn.Module
@@ -74,6 +77,7 @@ class Plan:
     weights: Weights = Weights()
     local: LocalSteps | None = None
     last: nn.Module | None = None
+    maps: Sequence[Map] = ()
 
 
 def step(plan: Plan, knowledge: Knowledge, guess: Guess, calculus: Calculus = RECORDED) -> tuple[Tensor, Guess]:
@@ -81,9 +85,9 @@ def step(plan: Plan, knowledge: Knowledge, guess: Guess, calculus: Calculus = RE
     calculus TRANSFORMED it can be vmapped.
     """
     (update, prior), pull = calculus.pullback(lambda one: _shown(plan, knowledge, one, calculus), guess)
-    masks, square = knowledge["masks"] or None, knowledge.get("square")
+    sought = Sought(knowledge["target"], plan.layers, knowledge["masks"] or None, knowledge.get("square"))
     with torch.no_grad():
-        value, direction = plan.objective(update, knowledge["target"], plan.layers, masks, square)
+        value, direction = through(plan.maps, knowledge.get("maps", []), plan.objective)(update, sought)
     return value + prior, pull(direction, torch.ones_like(prior))
 
 
@@ -106,7 +110,7 @@ def _shown(plan: Plan, knowledge: Knowledge, guess: Guess, calculus: Calculus) -
         extra = [value for pair in plan.norms.take() for value in pair]
         if weights.task:
             extra.append(_task(logits, of, weights.task_kind))
-        return cross_entropy(logits, of), [*extra, *seen]
+        return training_loss(plan.frame, logits, of), [*extra, *seen]
 
     if plan.local is None:
         update, extra = one_gradient(loss, knowledge["parameters"], images, labels, calculus)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedsim import batchnorm, plugins
 from fedsim.adversaries.base import Observation
 from fedsim.data.dataset import Normalisation
+from fedsim.models.precode import Bottleneck
 
 Tensors = dict[str, Tensor]
 
@@ -21,8 +22,8 @@ Tensors = dict[str, Tensor]
 class Victim:
     """What an attack works on, on its device.
 
-    model: an empty frame in the mode in which the client trained, but without dropout, of which nobody else knows what
-        it drew; parameters are passed to it.
+    model: an empty frame in the mode in which the client trained, but without dropout and with a variational bottleneck
+        that takes the mean, since nobody else knows what these drew; parameters are passed to it.
     parameters, target: the broadcast parameters and the update, by name, in the order of the model.
     shape: (N, C, H, W) of the private batch.
     """
@@ -59,8 +60,8 @@ def rebuild(seen: Observation, device: torch.device) -> Victim:
         model = batchnorm.apply_policy(built.build(height_width, facts["classes"]), facts["batchnorm"])
     batchnorm.training_mode(model, facts["batchnorm"])
     for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.eval()  # or it would draw from the generator that the whole process shares
+        if isinstance(module, nn.modules.dropout._DropoutNd | Bottleneck):
+            module.eval()  # no noise, and no draw from the generator that the whole process shares
     # channels_last is the layout that the CPU's and the GPU's convolutions want; only strides change.
     model = model.to(device).to(memory_format=torch.channels_last)
     parameters = {name: value.to(device) for name, value in seen.part("model").items()}
@@ -69,10 +70,18 @@ def rebuild(seen: Observation, device: torch.device) -> Victim:
         parameters={name: _laid_out(value) for name, value in parameters.items()},
         target={name: _laid_out(value.to(device)) for name, value in seen.part("update").items()},
         normalise=Normalisation(tuple(facts["mean"]), tuple(facts["std"])),
-        shape=(int(facts["num_examples"]), *height_width),
+        shape=(_images(seen), *height_width),
         classes=int(facts["classes"]),
         facts=facts,
     )
+
+
+def _images(seen: Observation) -> int:
+    """How many images to look for. A client that trains with differential privacy says how many it would draw on
+    average; who is granted its labels knows how many it drew.
+    """
+    labels = seen.tensors.get("known/labels")
+    return int(seen.facts["num_examples"]) if labels is None else len(labels)
 
 
 def _laid_out(value: Tensor) -> Tensor:

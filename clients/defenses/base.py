@@ -48,7 +48,8 @@ class Site:
     """What a client has at hand when it perturbs its update.
 
     round: counted from 1. model: the network in its training mode, to be left as it is found, buffers included.
-    parameters: the broadcast ones, by name. batches: what each local step was trained on, after encoding.
+    parameters: the broadcast ones, by name. batches: what each local step was trained on, after encoding; none at all
+    where a defense has made the gradients (`gradient`).
     memory: what this defense of this client returned in an earlier round; empty in its first.
     """
 
@@ -75,7 +76,7 @@ class Plan:
     rounds: int
     shape: tuple[int, int, int]
     classes: int
-    others: Sequence[Any] = ()
+    others: tuple[Any, ...] = ()
 
     @property
     def rate(self) -> float:
@@ -98,7 +99,8 @@ class Defense(Protocol):
         spend(memory, plan) -> memory, after every round in which the client takes part: what its steps cost;
         spent(memory) -> (epsilon, delta), of all rounds so far;
         objection_to_plan(model, plan) -> str | None: why it cannot work here, asked before round 0.
-    An encoding in front of it must treat each image by itself.
+    An encoding in front of it must treat each image by itself, and a perturbation behind it is shown no batches (see
+    `Site`); one that cannot do without says so with a class attribute, `reads_batches = True`.
 
     Two methods more are asked if they are there, before round 0: `objection_to(model: nn.Module, policy: str)` returns
     why the defense cannot work on this model under this BatchNorm policy, in words for the user, or None;

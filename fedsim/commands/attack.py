@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim import manifest as manifests
-from fedsim.errors import FedsimError, InputError
+from fedsim.errors import QUARANTINED, FedsimError, InputError
 from fedsim.experiment import KNOWLEDGE, SIGHTS, AdversaryEntry, Component, Experiment
 from fedsim.experiment_file import component, read
 from fedsim.runs import RunFolder, read_lines
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from fedsim import screens
     from fedsim.adversaries.storage import JobStore
     from fedsim.attacks import attacks_on, clients_of, run_attacks
-    from fedsim.commands.ending import QUARANTINED, conclude
+    from fedsim.commands.ending import conclude
     from fedsim.devices import choose_device
     from fedsim.report.formats import counted
 

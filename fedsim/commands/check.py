@@ -8,10 +8,15 @@ import json
 from fedsim.adversaries import threat
 from fedsim.experiment import Experiment
 from fedsim.experiment_file import as_table, read
+from fedsim.report.formats import counted
+from fedsim.sweeps import file as sweep_files
+from fedsim.sweeps.cells import expand
 
 
 def run(options: argparse.Namespace) -> int:
-    """Validate, and print who sees what. Nothing is trained and nothing is written."""
+    """Validate, and print who sees what; of a sweep, every cell at every scale. Nothing is trained or written."""
+    if sweep_files.is_sweep(options.experiment):
+        return _sweep(options)
     experiment = read(options.experiment, options.settings, rules=[threat.check])
     views = threat.describe(experiment)
     if options.json:
@@ -28,6 +33,22 @@ def run(options: argparse.Namespace) -> int:
         for title, key in (("sees", "sees"), ("is granted", "knows"), ("does not see", "does_not_see")):
             for item in view[key]:  # type: ignore[attr-defined]
                 print(f"  {title:12}  {item}")
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    sweep = sweep_files.read(options.experiment)
+    grids = [expand(sweep, scale, options.settings, [threat.check]) for scale in sweep.scales or (None,)]
+    if options.json:
+        scales = [{"scale": one.scale, "cells": len(one.cells), "trainings": len(one.trainings)} for one in grids]
+        print(json.dumps({"sweep": sweep.name, "title": sweep.title, "scales": scales}, indent=2))
+        return 0
+    print(f"{options.experiment}: valid")
+    for grid in grids:
+        of = " x ".join(f"{len(axis.points)} {axis.name}" for axis in grid.axes)
+        trained = f", {counted(len(grid.trainings), 'training')}" if grid.trainings else ""
+        where = f"scale {grid.scale}: " if grid.scale else ""
+        print(f"  {where}{counted(len(grid.cells), 'cell')}{f' ({of})' if of else ''}{trained}")
     return 0
 
 

@@ -11,8 +11,6 @@ from fedsim.report.table import attacks_table, rounds_table
 from fedsim.runs import RunFolder, read_lines
 from fedsim.screens import emit
 
-QUARANTINED = 3
-
 
 def conclude(folder: RunFolder, code: int, json_lines: bool, **fields: Any) -> int:
     """Write the report and say where it is, after the tables or in one JSON line with `fields`. Returns the code."""

@@ -12,11 +12,12 @@ from typing import Any
 from fedsim import __version__, plugins
 from fedsim.errors import InputError, suggestion
 from fedsim.experiment_file import shipped
+from fedsim.sweeps import file as sweep_files
 
 ASSUMPTIONS = "assumptions"
 """A kind of its own: which adversary assumes what, as a table."""
 
-KINDS = ("experiments", *plugins.KINDS)
+KINDS = ("experiments", "sweeps", *plugins.KINDS)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -57,6 +58,9 @@ def _assumptions(as_json: bool) -> int:
 def _entries(kind: str) -> list[dict[str, Any]]:
     if kind == "experiments":
         return [{"name": name, "what": _title(name), "from": f"fedsim-adversarial {__version__}"} for name in shipped()]
+    if kind == "sweeps":
+        ours = f"fedsim-adversarial {__version__}"
+        return [{"name": name, "what": _sweep_title(name), "from": ours} for name in sweep_files.shipped()]
     return [
         {
             "name": name,
@@ -100,3 +104,10 @@ def _title(name: str) -> str:
     text = (resources.files("fedsim.experiments") / f"{name}.toml").read_text(encoding="utf-8")
     first = text.lstrip().splitlines()[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def _sweep_title(name: str) -> str:
+    try:
+        return sweep_files.read(name).title
+    except InputError as error:  # a broken one is listed as what it is
+        return str(error.problems[0])

@@ -163,6 +163,42 @@ class Exponential:
         return _by_size("exponential", "ExponentialPartitioner", labels, clients, seed)
 
 
+@dataclass(frozen=True)
+class FirstOfClass:
+    """Client 0 gets the first `per_class` images of each class, the others equal shares of the rest.
+
+    The first ones in the data set's own order; the rest is drawn at random, and unused with a single client. With
+    CIFAR-10 and 5 a class, client 0 holds the 50 images that Huang et al. (NeurIPS 2021) attack.
+    """
+
+    per_class: Count = 5
+
+    def split(self, labels: np.ndarray, clients: int, seed: int) -> list[np.ndarray]:
+        import numpy as np
+
+        from fedsim.seeding import numpy_generator
+
+        counts = np.bincount(labels)
+        if counts.min(initial=self.per_class) < self.per_class:
+            fewest = int(counts.argmin())
+            raise InputError(
+                f"partition first_of_class: class {fewest} has {counts[fewest]} of the {self.per_class} examples that "
+                "client 0 is to get of each class; lower per_class, or take a larger data set"
+            )
+        by_class = np.argsort(labels, kind="stable")  # within a class in the data set's order
+        starts = np.cumsum(counts) - counts
+        first = np.sort(by_class[(starts[:, None] + np.arange(self.per_class)).ravel()])
+        rest = np.setdiff1d(np.arange(len(labels)), first)
+        if clients - 1 > len(rest):
+            raise InputError(
+                f"partition first_of_class: {len(labels)} examples leave {len(rest)} for {clients - 1} clients "
+                "beside client 0; take fewer clients, lower per_class, or take a larger data set"
+            )
+        shuffled = numpy_generator(seed, "partition", "order").permutation(rest)
+        others = np.array_split(shuffled, clients - 1) if clients > 1 else []
+        return [share.astype(np.int64) for share in (first, *map(np.sort, others))]
+
+
 def _by_size(name: str, kind: str, labels: np.ndarray, clients: int, seed: int) -> list[np.ndarray]:
     from fedsim.data.partitioning import split  # imports datasets
 

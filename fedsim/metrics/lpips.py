@@ -28,17 +28,20 @@ _PATIENCE = 5.0
 """Seconds to wait for a server that would send weights."""
 
 
-def lpips(guess: Tensor, truth: Tensor, net: Net = "squeeze") -> tuple[Tensor | None, str | None]:
+def lpips(
+    guess: Tensor, truth: Tensor, net: Net = "squeeze", *, normalize: bool = True
+) -> tuple[Tensor | None, str | None]:
     """The distance of each pair in the features of a network; lower is closer, 0 for an exact copy.
 
-    guess, truth: (N, C, H, W) in [0, 1]; one channel is repeated to three. Returns ((N,), None), or (None, why) where
-    the network's weights are neither in torch's hub cache (`TORCH_HOME`) nor to be had.
+    guess, truth: (N, C, H, W) in [0, 1]; one channel is repeated to three. normalize: bring them to [-1, 1] first, as
+    the network expects; False shows them as they are. Returns ((N,), None), or (None, why) where the network's weights
+    are neither in torch's hub cache (`TORCH_HOME`) nor to be had.
     """
     network = _network(net)
     if isinstance(network, str):
         return None, network
     with torch.no_grad():
-        values = network(_fitted(guess), _fitted(truth), normalize=True)
+        values = network(_fitted(guess), _fitted(truth), normalize=normalize)
     return values.flatten().float(), None
 
 

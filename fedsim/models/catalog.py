@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fedsim.errors import InputError, suggestion
-from fedsim.settings import Count, Positive
+from fedsim.settings import Count, Index, NonNegative, Positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,12 +43,18 @@ class ConvNet6:
     plain SGD hardly moves a network of this depth. FedSGD on mnist5k (10 clients x 8 images, rate 0.01): 58 %
     after 10 rounds and 90 % after 40 with `kaiming`; 10 % after 40 with `default`, at rates of 0.05 and 0.1 too.
     """
+    bottleneck: Index = 0
+    """Units of PRECODE's variational bottleneck in front of the last layer (see `fedsim.models.precode`); 0: none. The
+    paper's has 256."""
+    bottleneck_beta: NonNegative = 1e-3
+    """The weight of its Kullback-Leibler divergence in the training loss."""
 
     def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
         """Raises InputError for images on which a feature map would vanish (with padding 1: below 4x4)."""
-        from fedsim.models.convnet import convnet6  # imports torch
+        from fedsim.models import precode  # imports torch
+        from fedsim.models.convnet import convnet6
 
-        return convnet6(
+        network = convnet6(
             shape,
             classes,
             width=self.width,
@@ -58,6 +64,7 @@ class ConvNet6:
             padding=self.padding,
             init=self.init,
         )
+        return precode.insert(network, self.bottleneck, self.bottleneck_beta)
 
 
 @dataclass(frozen=True)
@@ -73,11 +80,19 @@ class LeNet:
     activation: Activation = "sigmoid"
     init: Literal["dlg", "default"] = "dlg"
     """`dlg` draws weights and biases from uniform(-0.5, 0.5), as that paper's code does; `default` is PyTorch's."""
+    bottleneck: Index = 0
+    """As of convnet6."""
+    bottleneck_beta: NonNegative = 1e-3
+    """As of convnet6."""
 
     def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
-        from fedsim.models.lenet import lenet  # imports torch
+        from fedsim.models import precode  # imports torch
+        from fedsim.models.lenet import lenet
 
-        return lenet(shape, classes, layers=self.layers, width=self.width, activation=self.activation, init=self.init)
+        network = lenet(
+            shape, classes, layers=self.layers, width=self.width, activation=self.activation, init=self.init
+        )
+        return precode.insert(network, self.bottleneck, self.bottleneck_beta)
 
 
 @dataclass(frozen=True)
@@ -111,11 +126,17 @@ class MLP:
     hidden: tuple[Count, ...] = (128,)
     """Units of each hidden layer."""
     activation: Activation = "relu"
+    bottleneck: Index = 0
+    """As of convnet6."""
+    bottleneck_beta: NonNegative = 1e-3
+    """As of convnet6."""
 
     def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
-        from fedsim.models.mlp import mlp  # imports torch
+        from fedsim.models import precode  # imports torch
+        from fedsim.models.mlp import mlp
 
-        return mlp(shape, classes, hidden=self.hidden, activation=self.activation)
+        network = mlp(shape, classes, hidden=self.hidden, activation=self.activation)
+        return precode.insert(network, self.bottleneck, self.bottleneck_beta)
 
 
 @dataclass(frozen=True)
@@ -124,10 +145,16 @@ class ResNet18:
 
     batchnorm: ClassVar[bool | None] = True
 
-    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
-        from fedsim.models.resnet import resnet18  # imports torch
+    bottleneck: Index = 0
+    """As of convnet6."""
+    bottleneck_beta: NonNegative = 1e-3
+    """As of convnet6."""
 
-        return resnet18(shape, classes)
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        from fedsim.models import precode  # imports torch
+        from fedsim.models.resnet import resnet18
+
+        return precode.insert(resnet18(shape, classes), self.bottleneck, self.bottleneck_beta)
 
 
 @dataclass(frozen=True)
@@ -138,10 +165,16 @@ class PreActResNet18:
 
     batchnorm: ClassVar[bool | None] = True
 
-    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
-        from fedsim.models.resnet import preact_resnet18  # imports torch
+    bottleneck: Index = 0
+    """As of convnet6."""
+    bottleneck_beta: NonNegative = 1e-3
+    """As of convnet6."""
 
-        return preact_resnet18(shape, classes)
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        from fedsim.models import precode  # imports torch
+        from fedsim.models.resnet import preact_resnet18
+
+        return precode.insert(preact_resnet18(shape, classes), self.bottleneck, self.bottleneck_beta)
 
 
 @dataclass(frozen=True)

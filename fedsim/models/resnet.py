@@ -65,6 +65,8 @@ class ResNet(nn.Module):
     Input (N, C, H, W), normalised, of any size (32x32 gives a last map of 4x4); output (N, classes), logits.
     """
 
+    bottleneck: nn.Module | None
+
     def __init__(
         self, block: type[PostActivationBlock] | type[PreActivationBlock], channels: int, classes: int
     ) -> None:
@@ -81,12 +83,16 @@ class ResNet(nn.Module):
                 before = after
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
+        self.register_module("bottleneck", None)  # the place of precode's
         self.linear = nn.Linear(before, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.stages(self.relu(self.bn1(self.conv1(x))))
         # A plain mean, not adaptive pooling, whose backward pass on a GPU is not deterministic.
-        return self.linear(features.mean(dim=(2, 3)))
+        features = features.mean(dim=(2, 3))
+        if self.bottleneck is not None:
+            features = self.bottleneck(features)
+        return self.linear(features)
 
 
 def resnet18(shape: tuple[int, int, int], classes: int) -> ResNet:

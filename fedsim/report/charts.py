@@ -59,15 +59,15 @@ def lines(
 
     Returns: the chart, or None when there is nothing to draw.
     """
-    drawn = [entry for entry in series if any(_ok(point) for point in entry.points)]
+    drawn = [entry for entry in series if any(drawable(point) for point in entry.points)]
     if not drawn:
         return None
     width, height, left, right, top, bottom = 560.0, 280.0, 48.0, 96.0, 14.0, 40.0
-    points = [point for entry in drawn for point in entry.points if _ok(point)]
+    points = [point for entry in drawn for point in entry.points if drawable(point)]
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     x_high = x_high if x_high > x_low else x_low + 1
     values = [y for _, y in points]
-    y_low, y_high = _padded(0.0 if percent or min(values) >= 0 else min(values), max(values), 1.0 if percent else None)
+    y_low, y_high = padded(0.0 if percent or min(values) >= 0 else min(values), max(values), 1.0 if percent else None)
 
     def at(x: float, y: float) -> Point:
         return (
@@ -84,7 +84,7 @@ def lines(
     y_ticks = ticks(y_low, y_high, 6)
     for value in y_ticks:
         y = at(x_low, value)[1]
-        shown = f"{value * 100:.0f} %" if percent and y_high - y_low > 0.04 else _tick(value, y_ticks)
+        shown = f"{value * 100:.0f} %" if percent and y_high - y_low > 0.04 else tick(value, y_ticks)
         parts += [line(left, y, width - right, y, "grid"), label(left - 8, y + 4, shown, "tick", "end")]
     for value in ticks(x_low, x_high, 8, integral=True):
         parts.append(label(at(value, y_low)[0], height - bottom + 18, f"{value:.0f}", "tick", "middle"))
@@ -98,16 +98,16 @@ def lines(
     ends: list[tuple[float, Series, Point]] = []
     for entry in drawn:
         parts += _curve(entry, at)
-        for x, y in _thinned([point for point in entry.points if _ok(point)]):
+        for x, y in _thinned([point for point in entry.points if drawable(point)]):
             spot = at(x, y)
             words = f"{entry.name}, round {x:.0f}: {written(y)}"
             shown = tag("circle", cx=spot[0], cy=spot[1], r=2.6, class_=f"dot {entry.style}")
             target = tag("circle", cx=spot[0], cy=spot[1], r=9, class_="target")
             small = len(entry.points) <= 40 or (x, y) == entry.points[-1]
             parts.append(tag("g", hover(words), shown if small else Markup(""), target))
-        last = [point for point in entry.points if _ok(point)][-1]
+        last = [point for point in entry.points if drawable(point)][-1]
         ends.append((at(*last)[1], entry, last))
-    for y, (_, entry, last) in zip(_apart([end[0] for end in ends], 30.0, height - bottom), ends, strict=True):
+    for y, (_, entry, last) in zip(apart([end[0] for end in ends], 30.0, height - bottom), ends, strict=True):
         x = at(*last)[0] + 10
         parts.append(label(x, y, entry.name, f"name {entry.style}"))
         parts.append(label(x, y + 14, written(last[1]), f"value {entry.style}"))
@@ -120,7 +120,7 @@ def objective(history: Sequence[Point], *, name: str, low: float, high: float) -
     The scale is logarithmic when `low` is above 0 and linear otherwise. None when there is nothing to draw.
     """
     logarithmic = low > 0
-    points = [point for point in history if _ok(point) and (point[1] > 0 or not logarithmic)]
+    points = [point for point in history if drawable(point) and (point[1] > 0 or not logarithmic)]
     if not points or not (math.isfinite(low) and math.isfinite(high)):
         return None
     width, height, left, right, top, bottom = 300.0, 150.0, 46.0, 12.0, 10.0, 24.0
@@ -131,9 +131,9 @@ def objective(history: Sequence[Point], *, name: str, low: float, high: float) -
         step = max(1, math.ceil((y_high - y_low) / 4))
         y_ticks = [(float(power), f"{10.0**power:g}") for power in range(int(y_low), int(y_high) + 1, step)]
     else:
-        y_low, y_high = _padded(low, high)
+        y_low, y_high = padded(low, high)
         values = ticks(y_low, y_high, 3)
-        y_ticks = [(value, _tick(value, values)) for value in values]
+        y_ticks = [(value, tick(value, values)) for value in values]
 
     def at(x: float, y: float) -> Point:
         raised = math.log10(y) if logarithmic else y
@@ -160,7 +160,7 @@ def objective(history: Sequence[Point], *, name: str, low: float, high: float) -
 
 def scale_of(histories: Iterable[Sequence[Point]]) -> tuple[float, float]:
     """The range that all these objectives share; its lower end is not above 0 when a logarithm would not do."""
-    values = [y for history in histories for x, y in history if _ok((x, y))]
+    values = [y for history in histories for x, y in history if drawable((x, y))]
     if not values:
         return math.nan, math.nan
     return min(values), max(values)
@@ -240,12 +240,12 @@ def stack(counts: Sequence[int], *, longest: int, name: str) -> Markup | None:
     return picture(width, height, name, *parts, class_="chart stack")
 
 
-def _ok(point: Point) -> bool:
+def drawable(point: Point) -> bool:
     # A value this large is a training that blew up; its chart would show nothing else, and floats would overflow.
     return all(math.isfinite(part) and abs(part) < 1e100 for part in point)
 
 
-def _padded(low: float, high: float, most: float | None = None) -> Point:
+def padded(low: float, high: float, most: float | None = None) -> Point:
     """A range of the axis with room above, and never of no size."""
     span = high - low
     if span <= 0:
@@ -257,7 +257,7 @@ def _padded(low: float, high: float, most: float | None = None) -> Point:
     return bottom, top if top > bottom else bottom + 1.0
 
 
-def _tick(value: float, among: Sequence[float]) -> str:
+def tick(value: float, among: Sequence[float]) -> str:
     """A tick with as many decimals as its neighbours need to differ."""
     step = among[1] - among[0] if len(among) > 1 else abs(value) or 1.0
     if max(abs(entry) for entry in among) >= 1e5 or step < 1e-4:
@@ -276,7 +276,7 @@ def _curve(series: Series, at: Callable[[float, float], Point]) -> list[Markup]:
     """A line through the points, broken where one is not finite."""
     pieces: list[list[Point]] = [[]]
     for point in _thinned(series.points):
-        if _ok(point):
+        if drawable(point):
             pieces[-1].append(at(*point))
         elif pieces[-1]:
             pieces.append([])
@@ -287,7 +287,7 @@ def _curve(series: Series, at: Callable[[float, float], Point]) -> list[Markup]:
     ]
 
 
-def _apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
+def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
     """Heights moved no more than needed to stand `gap` apart, in the same order, and none below `lowest`."""
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     moved = list(heights)

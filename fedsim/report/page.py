@@ -377,6 +377,7 @@ def _training(run: Run) -> dict[str, Any]:
             marks=marks,
         ),
         "attacked_rounds": numbered(list(attacked), "round") if attacked else "",
+        "privacy": words.privacy(run.rounds),
         "rounds": round_cells(run.rounds),
     }
 

@@ -50,7 +50,10 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Round:
-    """One line of `rounds.jsonl`. Round 0 is the model before any training."""
+    """One line of `rounds.jsonl`. Round 0 is the model before any training.
+
+    epsilon: the most that private training has cost a client so far; with a delta but no epsilon, it has no bound.
+    """
 
     round: int
     clients: tuple[int, ...] = ()
@@ -59,6 +62,7 @@ class Round:
     test_loss: float | None = None
     test_accuracy: float | None = None
     epsilon: float | None = None
+    delta: float | None = None
     seconds: float | None = None
 
 
@@ -231,6 +235,7 @@ def round_of(line: Table) -> Round | None:
         test_loss=real(line.get("test_loss")),
         test_accuracy=real(line.get("test_accuracy")),
         epsilon=real(line.get("epsilon")),
+        delta=real(line.get("delta")),
         seconds=real(line.get("seconds")),
     )
 

@@ -107,7 +107,8 @@ def round_cells(rounds: Iterable[Round | Mapping[str, Any]]) -> Cells:
     """The rounds, one a row. Takes lines of `rounds.jsonl`, read or raw; what is no such line is left out."""
     read = [entry if isinstance(entry, Round) else round_of(entry) for entry in rounds]
     records = [entry for entry in read if entry is not None]
-    private = any(entry.epsilon is not None for entry in records)
+    private = any(entry.epsilon is not None or entry.delta is not None for entry in records)
+    deltas = {significant(entry.delta) for entry in records if entry.delta is not None}
     notes = _Notes()
     rows = []
     for entry in records:
@@ -122,13 +123,18 @@ def round_cells(rounds: Iterable[Round | Mapping[str, Any]]) -> Cells:
             fixed(entry.train_loss, 3),
             fixed(entry.test_loss, 3),
             percent(entry.test_accuracy),
-            *([significant(entry.epsilon)] if private else []),
+            *([_epsilon(entry)] if private else []),
             duration(entry.seconds),
         )
         rows.append(row)
-    tail = ("epsilon", "time") if private else ("time",)
+    epsilon = f"epsilon at delta {deltas.pop()}" if len(deltas) == 1 else "epsilon"
+    tail = (epsilon, "time") if private else ("time",)
     header = ("round", "clients", "dropped", "train loss", "test loss", "test accuracy", *tail)
     return Cells("Rounds", header, (True,) * len(header), tuple(rows), notes.written())
+
+
+def _epsilon(entry: Round) -> str:
+    return "no bound" if entry.epsilon is None and entry.delta is not None else significant(entry.epsilon)
 
 
 def attacks_table(attacks: Iterable[Attack | Mapping[str, Any]]) -> Table:

@@ -14,6 +14,7 @@ from fedsim.report.formats import (
     numbered,
     percent,
     plain,
+    significant,
     whole,
 )
 from fedsim.report.reading import (
@@ -327,6 +328,17 @@ def start_to_end(rounds: Sequence[Round], field: str, style: str = "number") -> 
     if first_round == last_round:
         return f"{written[0]} in round {first_round}"
     return f"{written[0]} → {written[1]} (round {first_round} → {last_round})"
+
+
+def privacy(rounds: Sequence[Round]) -> str:
+    """What private training has cost at most, `epsilon 1.23 at delta 1e-05`; empty where no client trains so."""
+    last = next((entry for entry in reversed(rounds) if entry.epsilon is not None or entry.delta is not None), None)
+    if last is None:
+        return ""
+    at = "" if last.delta is None else f" at delta {significant(last.delta)}"
+    if last.epsilon is None:
+        return f"no bound on epsilon{at}, as a client adds no noise"
+    return f"epsilon {significant(last.epsilon)}{at}"
 
 
 def vantage(entry: Table, sight: Sight, run: Run) -> str:

@@ -43,6 +43,8 @@ def test_a_row_says_what_is_needed_always_by_default_and_with_which_setting() ->
         "labels": "default (not with labels = guessed, sought)",
         "batch_statistics": "with statistics = true",
         "running_statistics": "",
+        "mixing_indices": "",
+        "mixing_coefficients": "",
         "defenses": "yes",
     }
     assert row.reach == {"batch above 1": False, "local steps above 1": True, "sum of clients": True}

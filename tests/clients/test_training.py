@@ -57,7 +57,7 @@ def test_in_order_the_rounds_walk_through_the_images_and_begin_again() -> None:
 
 def test_epochs_are_shuffled_passes_over_rounds() -> None:
     walked = [plan("fedsgd", round_, batch_size=4, batches="epochs")[0] for round_ in range(1, 7)]
-    first, second = sum(walked[:3], []), sum(walked[3:], [])
+    first, second = [*itertools.chain(*walked[:3])], [*itertools.chain(*walked[3:])]
     assert sorted(first) == sorted(second) == SHARE.tolist()
     assert first != second and first != SHARE.tolist()
     assert [len(batch) for batch in walked] == [4, 4, 2, 4, 4, 2]

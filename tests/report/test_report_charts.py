@@ -77,7 +77,7 @@ def test_bars_are_as_long_as_the_counts() -> None:
 
 
 def test_labels_at_line_ends_do_not_overlap() -> None:
-    moved = charts._apart([100.0, 101.0, 99.0], 30.0, 240.0)
+    moved = charts.apart([100.0, 101.0, 99.0], 30.0, 240.0)
     assert min(abs(a - b) for a in moved for b in moved if a is not b) >= 30
     assert max(moved) <= 226
 

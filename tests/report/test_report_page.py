@@ -144,6 +144,14 @@ def test_one_file_is_enough(run: Path, kept: str) -> None:
     assert words_of(page_of(run)).count("is missing") >= 3
 
 
+def test_what_privacy_cost_is_told(run: Path) -> None:
+    assert "Private training" not in page_of(run)
+    rewrite(run, "rounds.jsonl", {"round": 1, "epsilon": 1.234, "delta": 1e-5, "epsilons": {"0": 1.234}})
+    assert "has cost the client that spent most epsilon 1.23 at delta 1e-05" in words_of(page_of(run))
+    rewrite(run, "rounds.jsonl", {"round": 1, "epsilon": None, "delta": 1e-5})
+    assert "no bound on epsilon at delta 1e-05" in words_of(page_of(run))
+
+
 def test_a_line_cut_short_is_left_out(run: Path) -> None:
     for name in ("rounds.jsonl", "attacks.jsonl"):
         content = (run / name).read_text().rstrip("\n")

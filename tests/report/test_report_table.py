@@ -92,6 +92,14 @@ def test_rounds() -> None:
     assert "epsilon" in rounds_text([lines[0] | {"epsilon": 1.5}])
 
 
+def test_what_privacy_cost_stands_beside_the_rounds() -> None:
+    lines: list[dict[str, Any]] = [{"round": 0}, {"round": 1, "epsilon": 1.234, "delta": 1e-5}]
+    written = rounds_text(lines)
+    assert "epsilon at delta 1e-05" in written and "1.23" in written
+    assert "no bound" not in written
+    assert "no bound" in rounds_text([{"round": 1, "epsilon": None, "delta": 1e-5}])
+
+
 def test_no_rows_no_trouble() -> None:
     assert attacks_text([]) == "Reconstructions: none"
     assert "Rounds" in shown(rounds_table([])) or shown(rounds_table([])) is not None

@@ -105,3 +105,34 @@ def test_updates_become_weights_at_the_edge() -> None:
     assert torch.equal(weights["b"], torch.full((3,), -0.25))
     assert list(message.content.array_records) == ["arrays"], "buffers must never reach a strategy"
     assert torch.equal(PARAMETERS["w"], torch.ones(2, 3))
+
+
+def numbers(**values: float) -> Callable[[RecordDict], None]:
+    def change(content: RecordDict) -> None:
+        given = {name.replace("_", "-"): value for name, value in values.items()}
+        content["metrics"] = MetricRecord({"num-examples": 5, "num-steps": 1, **given})
+
+    return change
+
+
+def test_a_client_may_keep_its_loss_and_say_what_privacy_has_cost() -> None:
+    admitted, dropouts = admit([reply(change=numbers(epsilon=1.5, delta=1e-5))], PARAMETERS, BUFFERS)
+    assert not dropouts
+    assert (admitted[0].loss, admitted[0].spent) == (None, (1.5, 1e-5))
+    admitted, _ = admit([reply()], PARAMETERS, BUFFERS)
+    assert admitted[0].spent is None
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"epsilon": 1.0}, "without each other"),
+        ({"delta": 1e-5}, "without each other"),
+        ({"epsilon": -1.0, "delta": 1e-5}, "epsilon -1.0"),
+        ({"epsilon": float("nan"), "delta": 1e-5}, "epsilon nan"),
+        ({"epsilon": 1.0, "delta": 1.0}, "delta 1.0"),
+    ],
+)
+def test_a_cost_of_privacy_that_is_none_is_refused(values: dict[str, float], reason: str) -> None:
+    admitted, dropouts = admit([reply(change=numbers(**values))], PARAMETERS, BUFFERS)
+    assert not admitted and reason in dropouts[0].reason

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedsim.models.loss import cross_entropy
+from fedsim.models.loss import training_loss
 
 Parameters = Mapping[str, Tensor]
 
@@ -52,7 +52,7 @@ def gradient_residual(
     """
     with torch.enable_grad():
         inner = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        loss = cross_entropy(functional_call(model, inner, (images,)), labels)
+        loss = training_loss(model, functional_call(model, inner, (images,)), labels)
         made = torch.autograd.grad(loss, list(inner.values()), allow_unused=True)
     gap = size = 0.0
     for name, value in zip(inner, made, strict=True):

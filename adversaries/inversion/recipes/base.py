@@ -48,7 +48,10 @@ class Inversion:
         order_invariance is the weight of their agreement whatever the order within them.
     initial: the first guess: normal, uniform, zeros, patterned (a square of `patch` pixels repeated) or given
         (`initial_file`, an .npy of images). restarts: trials; the one with the smallest objective is returned.
-    aware: make use of knowing the client's defenses (see awareness.py). Needs "defenses".
+    aware: make use of knowing the client's defenses, each by its rule (see awareness/): what was zeroed is left out,
+        the guess's gradient is clipped or brought to signs like the client's, under noise the objective is that of the
+        noise's likelihood (squared_l2 or l1, whatever `objective` says), and so on. The result's notes say what was
+        made of each. A bottleneck of the model (PRECODE) is left out too. Needs "defenses".
     precision: float32 or float64. engine: auto, eager, compiled or cudagraph. together: trials run as one batch
         (absent: all that fit on a GPU, one on a CPU). patience: looks, 20 steps apart, without progress of any trial
         after which all that run beside one another end (0: never). time_limit: seconds after which they end.

@@ -1,0 +1,1 @@
+"""Training with differential privacy: what a client's gradient gives away about any one image is bounded."""
