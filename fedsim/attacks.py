@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-import numbers
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fedsim import progress, scoring, seeding
+from fedsim import answers, progress, scoring, seeding
 from fedsim.adversaries.base import Observation, Reconstruction
 from fedsim.adversaries.storage import JobStore
 from fedsim.data.dataset import Normalisation
@@ -22,7 +20,7 @@ from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.progress import Screen
 from fedsim.report.formats import counted, numbered
 from fedsim.report.pictures import comparison
-from fedsim.runs import RunFolder, append_line, finite
+from fedsim.runs import RunFolder, append_line
 from fedsim.scoring import Truth
 
 
@@ -99,10 +97,10 @@ def run_attacks(
     lines = []
     for _, grouped in itertools.groupby(ordered, key=lambda one: one.entry.id):
         group = list(grouped)
-        answers = _answers(group, experiment, folder, device, screen, warn)
+        given = _answers(group, experiment, folder, device, screen, warn)
         if hasattr(group[0].entry.plugin.settings, "combine"):
-            answers = _combined(list(answers), experiment, folder, device, screen, warn)
-        for attack, answer in answers:
+            given = _combined(list(given), experiment, folder, device, screen, warn)
+        for attack, answer in given:
             line = _line(attack, answer, experiment, folder)
             failed = line["status"] == "failed"
             screen.attack(attack.name, 1, 1, "failed" if failed else f"objective {line['objective']:.4g}")
@@ -188,7 +186,7 @@ def _together(
 
 
 def _combined(
-    answers: Sequence[tuple[Attack, _Answer]],
+    given: Sequence[tuple[Attack, _Answer]],
     experiment: Experiment,
     folder: RunFolder,
     device: torch.device,
@@ -199,9 +197,7 @@ def _combined(
     the adversary's then. Jobs that failed are left out.
     """
     store = JobStore(folder.captures, folder.jobs)
-    for _, grouped in itertools.groupby(
-        sorted(answers, key=lambda one: one[0].clients), key=lambda one: one[0].clients
-    ):
+    for _, grouped in itertools.groupby(sorted(given, key=lambda one: one[0].clients), key=lambda one: one[0].clients):
         group = sorted(grouped, key=lambda one: one[0].rounds)
         address = hashlib.sha256("".join(attack.job for attack, _ in group).encode()).hexdigest()
         rounds = tuple(dict.fromkeys(round_ for attack, _ in group for round_ in attack.rounds))
@@ -248,7 +244,7 @@ def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFo
         if isinstance(found, Exception):
             raise found
         truth = scoring.read_truth(folder.truth, attack.clients, attack.rounds)
-        _check(found, tuple(truth.images.shape[1:]), max(len(truth), _announced(attack.clients, experiment)))
+        answers.check(found, tuple(truth.images.shape[1:]), max(len(truth), _announced(attack.clients, experiment)))
         scores = _scores(attack, found, truth, experiment, folder)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
@@ -313,61 +309,3 @@ def _scores(
 
 def _normalisation(experiment: Experiment) -> Normalisation:
     return load_data(experiment.data.dataset.settings).normalisation
-
-
-def _check(found: Reconstruction, shape: tuple[int, ...], size: int) -> None:
-    """A plugin's answer must be what the contract says, or it is the plugin's failure.
-
-    size: images in the batch. More are refused: pairing picks the best, so a throng would score for its number.
-    """
-    if not isinstance(found, Reconstruction):
-        raise TypeError(f"attack returned {type(found).__name__}, not a Reconstruction")
-    images, labels = found.images, found.labels
-    _check_words(found)
-    if labels is not None:
-        whole = isinstance(labels, torch.Tensor) and labels.dim() == 1 and not labels.is_floating_point()
-        if not whole or bool((labels < 0).any()):
-            raise ValueError("labels must be a tensor (N,) of whole numbers from 0 on")
-    ids = found.ids
-    if ids is not None and (
-        ids.dim() != 1 or len(ids.unique()) != len(ids) or images is None or len(ids) != len(images)
-    ):
-        raise ValueError("ids must be (N,), a different one for each of the N images")
-    for name, values in (("images", images), ("labels", labels)):
-        if isinstance(values, torch.Tensor) and len(values) > size and ids is None:
-            raise ValueError(f"{len(values)} {name} were returned for a batch of {size}; at most {size} can be scored")
-    if images is None:
-        if labels is None or len(labels) == 0:
-            raise ValueError("neither images nor labels were returned")
-        return
-    _check_images("images", images, shape)
-    if found.initial is not None:
-        _check_images("initial", found.initial, shape)
-    if labels is not None and len(labels) != len(images):
-        raise ValueError(f"{len(images)} images, but {len(labels)} labels")
-
-
-def _check_images(name: str, images: Any, shape: tuple[int, ...]) -> None:
-    if not isinstance(images, torch.Tensor) or images.dim() != 4 or len(images) == 0:
-        raise ValueError(f"{name} must be a tensor (N, C, H, W), not {getattr(images, 'shape', type(images).__name__)}")
-    if tuple(images.shape[1:]) != shape:
-        raise ValueError(f"{name} have shape {tuple(images.shape[1:])} each, but the data set's have {shape}")
-    if not torch.isfinite(images).all():
-        raise ValueError(f"the returned {name} hold NaN or Inf")
-
-
-def _check_words(found: Reconstruction) -> None:
-    """What is neither images nor labels, and goes into attacks.jsonl as it is."""
-    if not isinstance(found.objective, numbers.Real):
-        raise ValueError(f"objective must be a number, not {type(found.objective).__name__}")
-    if not isinstance(found.iterations, numbers.Integral):
-        raise ValueError(f"iterations must be a whole number, not {found.iterations!r}")
-    if not isinstance(found.status, str) or not found.status:
-        raise ValueError(f"status must be a word, not {found.status!r}")
-    for step, value in found.history:
-        if not isinstance(step, numbers.Integral) or not isinstance(value, numbers.Real):
-            raise ValueError(f"history must be pairs of an iteration and an objective, not {(step, value)!r}")
-    try:
-        json.dumps(finite(dict(found.notes)))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"notes must be JSON data: {error}") from None

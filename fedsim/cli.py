@@ -67,6 +67,13 @@ def parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("--scale", metavar="NAME", help="one of the file's scales (default: its first)")
     _settings(sweep, "a setting of all cells, such as seed=1; training.KEY of the training before them")
+    sweep.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=POINT,...",
+        help="run these cells alone, such as batch=1,16; the others wait until they are asked for",
+    )
     sweep.add_argument("--out", metavar="DIR", help="the sweep's folder; one that is there is gone on with")
     sweep.add_argument("--jobs", type=int, metavar="N", help="processes at once (default: by cores; 1 on a GPU)")
     sweep.add_argument("--yes", action="store_true", help="run a scale that asks to be confirmed")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 QUARANTINED = 3
 """The exit code of what was done, but for attacks whose plugin failed."""
 

@@ -227,7 +227,7 @@ def _short(text: str, most: int = 80) -> str:
 
 
 def override(table: dict[str, Any], path: Path, value: Any, setting: str) -> None:
-    """Change a value in a table, at any depth. setting: how it was typed, for the InputError where there is no place."""
+    """Change a value in a table, at any depth. setting: how it was typed, for InputError where there is no place."""
     here: Any = table
     for place, (part, follower) in enumerate(itertools.pairwise(path)):
         found = _entry(here, part, setting)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from fedsim import attacks, progress
+from fedsim import answers, progress
 from fedsim.adversaries.base import Job, Observation, Reconstruction
 from fedsim.experiment import AdversaryEntry, Component
 from fedsim.runs import RunFolder
@@ -213,13 +213,13 @@ GOOD = Reconstruction(torch.zeros(2, 1, 8, 8), None, 0.5, 3, ((0, 1.0), (3, 0.5)
     ],
 )
 def test_what_cannot_be_written_down_is_the_plugins_failure(change: dict[str, Any], why: str) -> None:
-    attacks._check(GOOD, (1, 8, 8), 2)
+    answers.check(GOOD, (1, 8, 8), 2)
     with pytest.raises(ValueError, match=why):
-        attacks._check(replace(GOOD, **change), (1, 8, 8), 2)
+        answers.check(replace(GOOD, **change), (1, 8, 8), 2)
 
 
 def test_objectives_that_are_not_finite_are_an_answer() -> None:
-    attacks._check(replace(GOOD, objective=float("nan"), history=((0, float("inf")),)), (1, 8, 8), 2)
+    answers.check(replace(GOOD, objective=float("nan"), history=((0, float("inf")),)), (1, 8, 8), 2)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ CASES = {
     "cocktail_party": Case(
         table(
             {"name": "mlp", "hidden": [64]},
-            {"name": "cocktail_party", "iterations": 500},
+            {"name": "cocktail_party", "iterations": 2000},
             data="mnist5k",
             batch_size=4,
         ),

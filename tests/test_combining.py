@@ -25,6 +25,7 @@ class Means:
     """Answers each round with black images; put together, an image a round, as bright as the rounds are many."""
 
     fails: tuple[int, ...] = ()
+    answers: tuple[str, ...] = ()
 
     needs: ClassVar[frozenset[str]] = frozenset({"num_examples"})
     powers: ClassVar[frozenset[str]] = frozenset()
@@ -38,13 +39,12 @@ class Means:
             raise RuntimeError(f"not round {seen.round}")
         return Reconstruction(torch.zeros(1, 1, 8, 8), None, float(seen.round), 3)
 
-    def combine(
-        self, parts: Sequence[tuple[Job, Reconstruction]], device: torch.device, rng: torch.Generator
-    ) -> Reconstruction:
+    def combine(self, parts: Sequence[tuple[Job, Reconstruction]], device: torch.device, rng: torch.Generator) -> Any:
         rounds = [job.observations[0].round for job, _ in parts]
         assert [found.objective for _, found in parts] == rounds == sorted(rounds)
         images = torch.full((2, 1, 8, 8), len(rounds) / 10)
-        return Reconstruction(images, None, 0.5, sum(found.iterations for _, found in parts), ids=torch.tensor([0, 1]))
+        whole = Reconstruction(images, None, 0.5, sum(found.iterations for _, found in parts), ids=torch.tensor([0, 1]))
+        return dict.fromkeys(self.answers, whole) or whole
 
 
 class Screen:
@@ -96,6 +96,17 @@ def test_where_every_round_fails_the_answer_is_a_failure(experiment: Experiment,
     outcome, _ = run(experiment, Means(fails=(1, 2, 3)), tmp_path / "run")
     assert [line["status"] for line in outcome.attacks] == ["failed", "failed"]
     assert outcome.quarantined == 2
+
+
+def test_several_answers_are_lines_of_their_own_each_with_its_name(experiment: Experiment, tmp_path: Path) -> None:
+    outcome, _ = run(experiment, Means(answers=("quick", "slow")), tmp_path / "run")
+    assert [(line["adversary"], line["client"]) for line in outcome.attacks] == [
+        ("means-quick", 0),
+        ("means-slow", 0),
+        ("means-quick", 1),
+        ("means-slow", 1),
+    ]
+    assert len({line["picture"] for line in outcome.attacks}) == 4
 
 
 def truth(count: int, batch: int) -> Truth:

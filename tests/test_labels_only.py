@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedsim import attacks, scoring
+from fedsim import answers, scoring
 from fedsim.adversaries.base import Reconstruction
 from fedsim.cli import main
 from fedsim.protocol import Batch
@@ -91,8 +91,8 @@ def test_labels_are_scored_with_multiplicity() -> None:
 )
 def test_a_plugin_that_returns_something_else_has_failed(images: Any, labels: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        attacks._check(Reconstruction(images, labels, 0.0, 0), (1, 8, 8), 2)
+        answers.check(Reconstruction(images, labels, 0.0, 0), (1, 8, 8), 2)
 
 
 def test_labels_without_images_are_an_answer() -> None:
-    attacks._check(Reconstruction(None, torch.tensor([3, 3]), 0.0, 0), (1, 8, 8), 2)
+    answers.check(Reconstruction(None, torch.tensor([3, 3]), 0.0, 0), (1, 8, 8), 2)

@@ -50,7 +50,7 @@ def decode(
         images=encodings.normalise.inverse(raw).clamp(0, 1).contiguous(),
         labels=None if found.classes is None else found.classes.cpu(),
         objective=residual,
-        iterations=1 if settings.solver == "least_squares" else settings.decoding_steps,
+        iterations=max(one.iterations for _, one in parts),
         history=history or ((0, residual),),
         raw=raw.contiguous(),
         ids=None if inferred else found.ids.cpu(),
@@ -138,6 +138,7 @@ def _notes(
 ) -> dict[str, object]:
     notes: dict[str, object] = {
         "encodings": len(values),
+        "decoder": settings.solver,
         "private images": len(found.ids),
         "unexplained": round(residual / max(float(values.square().mean()), 1e-12), 6),
     }

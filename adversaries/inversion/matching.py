@@ -22,6 +22,7 @@ from fedsim.adversaries.inversion.starts import first_guess
 from fedsim.adversaries.inversion.step import Guess, Knowledge, Plan, Weights
 from fedsim.adversaries.inversion.victim import Victim, rebuild
 from fedsim.errors import InputError
+from fedsim.models import precode
 
 if TYPE_CHECKING:
     from fedsim.adversaries.inversion.recipes.base import Inversion
@@ -287,6 +288,8 @@ def _notes(settings: Inversion, case: Case, trials: Sequence[Trial], engine: eng
         )
     if any(isinstance(module, nn.modules.dropout._DropoutNd) for module in victim.model.modules()):
         notes["dropout"] = "left out, since only the client knows what it drew"
+    if precode.bottlenecks(victim.model):
+        notes["bottleneck"] = "its code is taken for its mean, since only the client knows what noise it drew"
     if len(victim.facts.get("clients", [])) > 1:
         notes["aggregate"] = f"the sum of {len(victim.facts['clients'])} clients' updates, taken for one batch's"
     return notes

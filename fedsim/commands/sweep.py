@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedsim.adversaries import assumptions, threat
+from fedsim.adversaries import threat
+from fedsim.commands import parts
 from fedsim.errors import InputError
 from fedsim.report.formats import counted
-from fedsim.runs import new_path, write_whole
+from fedsim.runs import finite, new_path, write_whole
 from fedsim.sweeps import collect
 from fedsim.sweeps import file as sweep_files
-from fedsim.sweeps.cells import Grid, expand
+from fedsim.sweeps.cells import Grid, expand, narrow
 from fedsim.sweeps.folder import SweepFolder, now, open_folder, read_json, write_record
 from fedsim.sweeps.runner import Runner, Tally, default_jobs, pending
-
-PARTS: dict[str, Callable[[], Any]] = {
-    "assumptions": lambda: [asdict(row) for row in assumptions.all_of_them()],
-}
-"""Parts of a page that are not made of cells."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,7 +27,8 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--jobs {options.jobs}: must be at least 1")
     if options.out == "":
         raise InputError("--out: is empty; name a folder, or leave --out away")
-    grid = expand(sweep_files.read(options.sweep), options.scale, options.settings, [threat.check])
+    whole = expand(sweep_files.read(options.sweep), options.scale, options.settings, [threat.check])
+    grid = narrow(whole, options.only)
     path = Path(options.out) if options.out else new_path(Path("runs"), grid.sweep.name.replace("/", "-"))
     jobs, threads = _parallel(grid, options.jobs, SweepFolder(path))
     if options.plan:
@@ -40,9 +37,10 @@ def run(options: argparse.Namespace) -> int:
     if grid.confirm and not options.yes and any(pending(grid, SweepFolder(path))):
         _show_plan(grid, SweepFolder(path), jobs, threads, options.json)
         raise InputError(f"scale '{grid.scale}' of {grid.sweep.name} takes that long; give --yes to run it")
-    folder = open_folder(path, grid)
-    if not options.json:
+    folder = open_folder(path, whole)
+    if not options.json and grid.cells:
         _announce(grid, folder, jobs, threads)
+    write_whole(folder.parts, json.dumps(finite(parts.work_out(grid)), indent=1, allow_nan=False) + "\n")
     return _run(grid, folder, jobs, threads, options.json)
 
 
@@ -50,9 +48,7 @@ def write_results(path: Path) -> Path:
     """Collect what the cells of a sweep's folder hold, and write results.json, the tables and the page; its path."""
     from fedsim.report import sweep_page, sweep_tables
 
-    record = read_json(SweepFolder(path).record)
-    parts = {part: PARTS[part]() for part in record.get("show", []) if part in PARTS}
-    results = collect.write(path, parts)
+    results = collect.write(path, read_json(SweepFolder(path).parts))
     write_whole(path / "table.md", sweep_tables.markdown(results))
     write_whole(path / "table.csv", sweep_tables.csv(results))
     write_whole(path / "cells.csv", sweep_tables.cells_csv(results))

@@ -13,7 +13,7 @@ from fedsim.report.curves import Curve, curves, even
 from fedsim.report.formats import MISSING, fixed, listed, percent, plain, significant, whole
 from fedsim.report.reading import integer, real, strings, table, tables, text
 from fedsim.report.sweep_measures import measure
-from fedsim.report.sweep_reading import Cell, Point, Sweep, points, slices
+from fedsim.report.sweep_reading import TITLES, Cell, Point, Sweep, points, slices
 from fedsim.report.table import Cells
 
 STEPS = "The steps of the axis below are even, whatever their numbers."
@@ -149,6 +149,16 @@ def _as_number(key: object) -> int | None:
         return int(str(key))
     except ValueError:
         return None
+
+
+def part_tables(sweep: Sweep) -> Iterator[tuple[Cells, Sequence[str]]]:
+    """The parts that are not made of cells, as tables with notes, for where nothing is drawn."""
+    for kind in dict.fromkeys(sweep.show):
+        notes = sweep.part_notes.get(kind, ())
+        if kind == "labels":
+            yield from ((chart.cells, notes) for chart in label_charts(sweep))
+        elif kind in ("costs", "assumptions") and (cells := any_rows(TITLES[kind], sweep.parts.get(kind))):
+            yield cells, notes
 
 
 def any_rows(title: str, value: object) -> Cells | None:

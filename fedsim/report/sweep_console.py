@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedsim.report.sweep_blocks import Block, Entry, Line, blocks
+from fedsim.report.sweep_charts import part_tables
 from fedsim.report.sweep_reading import sweep_of
 from fedsim.report.sweep_tables import state_words
+from fedsim.report.table import Cells
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,9 +28,30 @@ def console(results: Mapping[str, Any]) -> list[RenderableType]:
 
     sweep = sweep_of(results)
     shown: list[RenderableType] = [Text(_printable(state_words(sweep)))]
-    for block in blocks(sweep):
-        shown.append(_table(block))
+    of_all = list(blocks(sweep))
+    first = set(sweep.values[:1]) & {block.value for block in of_all}
+    for block in of_all:
+        if not first or block.value in first:
+            shown.append(_table(block))
+    others = list(dict.fromkeys(block.heading for block in of_all if first and block.value not in first))
+    if others:
+        shown.append(Text(f"{', '.join(others)}: in table.md and report.html"))
+    for cells, notes in part_tables(sweep):
+        shown += [_rows(cells), *(Text(_printable(note)) for note in notes), Text()]
     return shown
+
+
+def _rows(cells: Cells) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(_printable(cells.title)), box=box.SIMPLE_HEAD, title_justify="left")
+    for name, numeric in zip(cells.header, cells.numeric, strict=True):
+        table.add_column(Text(_printable(name)), justify="right" if numeric else "left", overflow="fold")
+    for row in cells.rows:
+        table.add_row(*(Text(_printable(cell)) for cell in row))
+    return table
 
 
 def _table(block: Block) -> RenderableType:

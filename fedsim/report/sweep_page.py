@@ -18,22 +18,12 @@ from fedsim.report.sweep_blocks import Block, Line, blocks
 from fedsim.report.sweep_charts import any_rows, label_charts, line_charts
 from fedsim.report.sweep_parts import matrices, planes
 from fedsim.report.sweep_pictures import Album
-from fedsim.report.sweep_reading import Cell, Sweep, sweep_of
+from fedsim.report.sweep_reading import TITLES, Cell, Sweep, sweep_of
 from fedsim.report.table import Cells
 from fedsim.runs import write_whole
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = "results.json", "report.html"
-TITLES = {
-    "table": "The table",
-    "pictures": "Reconstructions",
-    "plane": "Utility and privacy",
-    "lines": "By setting",
-    "labels": "Labels in a batch",
-    "costs": "What it costs to break the encoding",
-    "assumptions": "What each attack assumes",
-}
-"""The parts that a page can have."""
 MOST_ERRORS = 8
 """Failed cells that are named at the top; all are in cells.csv."""
 
@@ -142,10 +132,11 @@ def _section(kind: str, sweep: Sweep, folder: Path) -> Section:
         return Section(kind, title, charts=[chart for chart in planes(sweep) if chart.drawing])
     if kind == "lines":
         return Section(kind, title, charts=[chart for chart in line_charts(sweep) if chart.drawing])
+    notes = sweep.part_notes.get(kind, ())
     if kind == "labels":
-        return Section(kind, title, charts=[chart for chart in label_charts(sweep) if chart.drawing])
+        return Section(kind, title, charts=[chart for chart in label_charts(sweep) if chart.drawing], notes=notes)
     if kind in ("costs", "assumptions"):
-        return Section(kind, title, cells=any_rows(title, sweep.parts.get(kind)))
+        return Section(kind, title, cells=any_rows(title, sweep.parts.get(kind)), notes=notes)
     return Section(kind, title, notes=[f"This version of fedsim knows no part named {kind}."])
 
 
@@ -167,6 +158,8 @@ def _tables(sweep: Sweep) -> list[tuple[str, list[TableView]]]:
 def _lead(sweep: Sweep) -> str:
     done, failed, waiting = (sweep.count(state) for state in ("done", "failed", "waiting"))
     total = counted(len(sweep.cells), "cell")
+    if not sweep.cells:
+        return ""
     if done == len(sweep.cells):
         return f"All {total} are done." if done > 1 else f"{total[:1].upper()}{total[1:]}, done."
     rest = [f"{number} {state}" for number, state in ((failed, "failed"), (waiting, "waiting")) if number]

@@ -9,13 +9,23 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedsim.report.reading import Table, integer, real, strings, table, tables, text
 
 STATISTICS = ("mean", "best", "std")
 STATES = ("done", "failed", "waiting")
+TITLES = {
+    "table": "The table",
+    "pictures": "Reconstructions",
+    "plane": "Utility and privacy",
+    "lines": "By setting",
+    "labels": "Labels in a batch",
+    "costs": "What an end-to-end recovery costs",
+    "assumptions": "What each attack assumes",
+}
+"""The parts that a page can have."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,7 @@ class Sweep:
     cells: tuple[Cell, ...]
     chart: Table
     parts: Table = field(repr=False)
+    part_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def count(self, status: str) -> int:
         """How many cells are done, failed or waiting."""
@@ -169,6 +180,7 @@ def sweep_of(results: Mapping[str, Any]) -> Sweep:
     laid_out = table(results.get("table"))
     axes = tuple(axis for entry in tables(results.get("axes")) if (axis := _axis(entry)).name)
     cells = tuple(_cell(entry) for entry in tables(results.get("cells")))
+    cells = _as_attackers(cells, tables(laid_out.get("attackers")))
     by_name = {axis.name: axis for axis in axes}
     return Sweep(
         name=text(results.get("name")) or "sweep",
@@ -186,6 +198,7 @@ def sweep_of(results: Mapping[str, Any]) -> Sweep:
         cells=cells,
         chart=table(results.get("chart")) or table(laid_out.get("chart")),
         parts={key: results.get(key) for key in ("labels", "costs", "assumptions")},
+        part_notes={key: strings(value) for key, value in table(results.get("notes")).items()},
     )
 
 
@@ -232,6 +245,23 @@ def _protocols(entries: Sequence[Table], cells: Sequence[Cell]) -> tuple[Protoco
         for number, entry in enumerate(entries, 1)
     ]
     return tuple(found) or (Protocol("corrected", "Scores", everyone, "", ""),)
+
+
+def _as_attackers(cells: tuple[Cell, ...], attackers: Sequence[Table]) -> tuple[Cell, ...]:
+    """Where attackers are named, what each of them did to a cell: the first of its adversaries that the cell has."""
+    if not attackers:
+        return cells
+    out = []
+    for cell in cells:
+        found = []
+        for entry in attackers:
+            name = text(entry.get("name"))
+            hits = (hit for one in strings(entry.get("adversaries")) if (hit := cell.hit(one)))
+            first = next(hits, None)
+            if first is not None:
+                found.append(replace(first, adversary=name, label=text(entry.get("label")) or name))
+        out.append(replace(cell, attacks=tuple(found)))
+    return tuple(out)
 
 
 def _cell(entry: Table) -> Cell:

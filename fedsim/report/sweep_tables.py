@@ -14,6 +14,7 @@ from typing import Any
 
 from fedsim.report.formats import counted
 from fedsim.report.sweep_blocks import Block, Line, blocks, training_lines
+from fedsim.report.sweep_charts import part_tables
 from fedsim.report.sweep_reading import STATES, STATISTICS, Protocol, Sweep, points, slices, sweep_of
 
 LEADING = ("protocol", "adversary", "row", "column", "value", "statistic")
@@ -42,7 +43,14 @@ def markdown(results: Mapping[str, Any]) -> str:
                 notes.append(note)
                 written.append(f"- {_escaped(note)}")
         written.append("")
-    if protocol is None:
+    others = list(part_tables(sweep))
+    for cells, said in others:
+        header = "| " + " | ".join(_escaped(cell) for cell in cells.header) + " |"
+        rule = "|" + "".join("---:|" if numeric else "---|" for numeric in cells.numeric)
+        lines = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in cells.rows]
+        written += [f"## {_escaped(cells.title)}", "", header, rule, *lines, ""]
+        written += [*(f"- {_escaped(note)}" for note in said), ""]
+    if protocol is None and not others:
         written += ["There is no table to show.", ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(written)).rstrip() + "\n"
 
@@ -52,6 +60,8 @@ def state_words(sweep: Sweep) -> str:
     counts = {state: sweep.count(state) for state in STATES}
     cells = ", ".join(f"{number} {state}" for state, number in counts.items() if number or state == "done")
     scale = f", scale {sweep.scale}" if sweep.scale else ""
+    if not sweep.cells:
+        return f"{sweep.name}{scale}"
     return f"{sweep.name}{scale}: of {counted(len(sweep.cells), 'cell')}, {cells}."
 
 

@@ -15,6 +15,7 @@ from fedsim.experiment import Experiment
 from fedsim.experiment_file import Rule, as_table, parse_setting
 from fedsim.schema import FOLD
 from fedsim.sweeps.drafts import Draft, Fault
+from fedsim.sweeps.file import is_of_part, with_settings
 from fedsim.sweeps.words import Axis, Point, Scale, Sweep
 from fedsim.toml_lines import Path as Keys
 
@@ -90,7 +91,8 @@ class Grid:
 
 def expand(sweep: Sweep, scale: str | None = None, settings: Sequence[str] = (), rules: Sequence[Rule] = ()) -> Grid:
     """The grid. scale: its name; the sweep's first if None. settings: `key=value`, of the cells; with `training.` in
-    front of the training, with `values.` of [values]. rules: what must hold of each cell's experiment besides.
+    front of the training, with `values.` of [values], with `costs.` or `labels.` of these parts of the page.
+    rules: what must hold of each cell's experiment besides.
 
     Raises InputError with a line for each mistake; one that many cells share is told once.
     """
@@ -98,6 +100,7 @@ def expand(sweep: Sweep, scale: str | None = None, settings: Sequence[str] = (),
         hint = suggestion(scale, sweep.scales) or "; the sweep has none, leave --scale away"
         raise InputError(f"--scale {scale}: there is no such scale{hint}")
     chosen = scale or sweep.default_scale
+    sweep = with_settings(sweep, (*sweep.settings, *settings))
     maker = _Maker(sweep, chosen, (*sweep.settings, *settings), rules)
     if sweep.experiment is None:
         return Grid(sweep, chosen, maker.settings, (), ())
@@ -106,6 +109,29 @@ def expand(sweep: Sweep, scale: str | None = None, settings: Sequence[str] = (),
     ready = _with_baselines([cell for cell in cells if cell], sweep)
     needed = {one.hash: one for cell in ready for one in (cell.training, cell.baseline) if one}
     return Grid(sweep, chosen, maker.settings, maker.axes, ready, tuple(needed.values()))
+
+
+def narrow(grid: Grid, only: Sequence[str]) -> Grid:
+    """The part of a grid that `axis=point,point` says, with the trainings that it needs; several are for several axes.
+
+    Raises InputError for an axis or a point that the grid does not have, and where no cell is left.
+    """
+    wanted: dict[str, list[str]] = {}
+    by_name = {axis.name: axis for axis in grid.axes}
+    for text in only:
+        name, equals, points = text.partition("=")
+        if not equals or not points:
+            raise InputError(f"--only {text}: not of the form axis=point,point; for example --only batch=1")
+        if name not in by_name:
+            raise InputError(f"--only {text}: there is no axis '{name}'{suggestion(name, by_name)}")
+        for point in points.split(","):
+            if point not in by_name[name].names:
+                hint = suggestion(point, by_name[name].names)
+                raise InputError(f"--only {text}: axis '{name}' has no point '{point}' at this scale{hint}")
+            wanted.setdefault(name, []).append(point)
+    cells = tuple(cell for cell in grid.cells if all(cell.at[axis] in points for axis, points in wanted.items()))
+    needed = {one.hash: one for cell in cells for one in (cell.training, cell.baseline) if one}
+    return replace(grid, cells=cells, trainings=tuple(needed.values()))
 
 
 def label_of(at: Mapping[str, str]) -> str:
@@ -138,7 +164,7 @@ class _Maker:
         self.sweep, self.rules, self.settings = sweep, rules, settings
         self.scale = sweep.scales[scale] if scale is not None else Scale()
         self._scale_at: Keys = ("scales", scale or "")
-        self._commands = [(*parse_setting(text), text) for text in settings]
+        self._commands = [(*parse_setting(text), text) for text in settings if not is_of_part(text)]
         self._values = {**sweep.values, **self.scale.values}
         self._check_commands()
         self.axes = tuple(
@@ -217,7 +243,8 @@ class _Maker:
         return self._trainings.setdefault(key, Training(key, experiment, attack_round))
 
     def _draft(self) -> Draft:
-        draft = Draft(dict(self.sweep.experiment or {}), self.sweep.source, self.sweep.lines, self._values)
+        sweep = self.sweep
+        draft = Draft(dict(sweep.experiment or {}), sweep.source, sweep.lines, self._values, sweep.files)
         draft.change(self.scale.set, (*self._scale_at, "set"))
         return draft
 

@@ -13,7 +13,7 @@ from fedsim.sweeps.words import PER_IMAGE, Sweep
 from fedsim.toml_lines import Path
 
 _STATISTICS = ("mean", "best", "std")
-_NEED_CELLS = frozenset({"table", "pictures", "plane", "lines"})
+_NEED_CELLS = frozenset({"table", "pictures", "plane", "lines", "labels"})
 
 
 def check(sweep: Sweep, problems: Problems) -> None:
@@ -108,10 +108,16 @@ def _table(sweep: Sweep, problems: Problems) -> None:
     _once([one.name for one in table.protocols], ("table", "protocols"), "protocols", problems)
     ids = _ids(sweep)
     several = tuple(f"{name}-" for name, plugin in ids.items() if _combines(plugin))
-    for place, one in enumerate(table.protocols):
-        for number, adversary in enumerate(one.adversaries):
-            if not adversary.startswith(several):
-                _known(adversary, ids, "adversary", ("table", "protocols", place, "adversaries", number), problems)
+    _once([one.name for one in table.attackers], ("table", "attackers"), "attackers", problems)
+    attackers = [one.name for one in table.attackers]
+    for key, named in {"attackers": table.attackers, "protocols": table.protocols}.items():
+        for place, one in enumerate(named):
+            for number, adversary in enumerate(one.adversaries):
+                path: Path = ("table", key, place, "adversaries", number)
+                if key == "protocols" and attackers:
+                    _known(adversary, attackers, "attacker", path, problems)
+                elif not adversary.startswith(several):
+                    _known(adversary, ids, "adversary", path, problems)
 
 
 def _ids(sweep: Sweep) -> dict[str, str]:

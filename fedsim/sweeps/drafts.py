@@ -45,14 +45,15 @@ class Fault:
 class Draft:
     """The table of one experiment.
 
-    source, lines: of the sweep file. values: what stands for "$NAME". origins: by the path in the experiment, in the
-    order of the changes.
+    source, lines, files: of the sweep file, as of a `Sweep`. values: what stands for "$NAME". origins: by the path in
+    the experiment, in the order of the changes.
     """
 
     table: dict[str, Any]
     source: str
     lines: Mapping[Path, int]
     values: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[Path, str] = field(default_factory=dict)
     origins: list[tuple[Path, Origin]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
@@ -137,7 +138,7 @@ class Draft:
         path = (*origin.path, *below)
         for end in range(len(path), 0, -1):
             if path[:end] in self.lines:
-                return f"{self.source}:{self.lines[path[:end]]}"
+                return f"{self.files.get(path[:end], self.source)}:{self.lines[path[:end]]}"
         return self.source
 
     def _change(self, path: Path, value: Any, at: Path) -> None:

@@ -5,24 +5,45 @@ What the experiments of its cells have to say for themselves is checked by `cell
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path as FilePath
 from typing import Any
 
 from fedsim.errors import InputError, suggestion
-from fedsim.experiment_file import file_text, parsed, path_exists
+from fedsim.experiment_file import file_text, override, parse_setting, parsed, path_exists
 from fedsim.schema import Problems, fill
 from fedsim.settings import Name
 from fedsim.sweeps.checks import check
-from fedsim.sweeps.words import Axis, Chart, Part, Point, Protocol, Scale, Sweep, TableSpec, TrainingSpec
-from fedsim.toml_lines import Path, locate
+from fedsim.sweeps.extends import KEY, Content, PlacedProblems, content
+from fedsim.sweeps.words import (
+    Attacker,
+    Axis,
+    Chart,
+    Costs,
+    Labels,
+    Part,
+    Point,
+    Protocol,
+    Scale,
+    Sweep,
+    TableSpec,
+    TrainingSpec,
+)
+from fedsim.toml_lines import Path
 
 _SHIPPED = re.compile(r"[\w-]{1,80}(/[\w-]{1,80}){0,3}")
-_TABLES = ("sweep", "values", "experiment", "training", "templates", "scales", "table", "chart", "published")
+_OF_PARTS = {"costs": Costs, "labels": Labels}
+"""Sections of parts of the page that are not made of cells."""
+_EXAMPLES = {"costs": "costs.hours=0.5", "labels": "labels.draws=100"}
+_TABLES = (
+    *("sweep", "values", "experiment", "training", "templates", "scales", "table", "chart", "published"),
+    *_OF_PARTS,
+)
 _SECTIONS = (*_TABLES, "axes")
 
 
@@ -75,8 +96,9 @@ def read(file_or_name: str) -> Sweep:
 
 def parse(text: str, source: str, name: str) -> Sweep:
     """The same for a text that is at hand."""
-    table = parsed(text, source)
-    problems = Problems(source, locate(text), {})
+    whole = content(text, source, _extended, shipped)
+    table = whole.table
+    problems = PlacedProblems(source, whole.lines, whole.files)
     for key in table:
         if key not in _SECTIONS:
             problems.add((key,), f"unknown section{suggestion(key, _SECTIONS)}")
@@ -84,7 +106,7 @@ def parse(text: str, source: str, name: str) -> Sweep:
         if not isinstance(table.get(key, {}), dict):
             problems.add((key,), f"must be a table, as in [{key}]")
             table[key] = {}
-    head = fill(_Head, table.get("sweep", {}), ("sweep",), problems) or _Head()
+    head = fill(_Head, table.get("sweep", {}), ("sweep",), problems, also_known=(KEY,)) or _Head()
     axes = _axes(table.get("axes", []), problems)
     sweep = Sweep(
         name=head.name or name,
@@ -98,18 +120,62 @@ def parse(text: str, source: str, name: str) -> Sweep:
         axes=axes,
         table=_table(table, problems),
         chart=_section(Chart, "chart", table, problems),
+        costs=_of_part("costs", head, whole, problems),
+        labels=_of_part("labels", head, whole, problems),
         published=table.get("published", {}),
         scale=head.scale,
         settings=head.settings,
         source=source,
-        lines=locate(text),
+        lines=whole.lines,
         content=table,
+        files=whole.files,
     )
     if not problems.found:  # what names what can only be told between sections that are whole
         check(sweep, problems)
     if problems.found:
         raise InputError(*problems.folded())
     return sweep
+
+
+def with_settings(sweep: Sweep, settings: Sequence[str]) -> Sweep:
+    """The sweep with those of the command line's settings that are of its parts: `costs.KEY=...`, `labels.KEY=...`.
+
+    Raises InputError, also where the sweep has no such part.
+    """
+    for part, cls in _OF_PARTS.items():
+        typed = {path: (value, text) for text in settings for path, value in [parse_setting(text)] if path[0] == part}
+        if not typed:
+            continue
+        table: dict[str, Any] = {part: copy.deepcopy(sweep.content.get(part, {}))}
+        for path, (value, text) in typed.items():
+            if part not in sweep.show:
+                raise InputError(f"--set {text}: this sweep shows no {part}")
+            if len(path) == 1:
+                raise InputError(f"--set {text}: name a key of it, as in --set {_EXAMPLES[part]}")
+            override(table, path, value, text)
+        overrides = {path: text for path, (_, text) in typed.items()}
+        problems = PlacedProblems(sweep.source, sweep.lines, sweep.files, overrides)
+        spec = fill(cls, table[part], (part,), problems)
+        if problems.found:
+            raise InputError(*problems.folded())
+        sweep = replace(sweep, **{part: spec})
+    return sweep
+
+
+def is_of_part(setting: str) -> bool:
+    """Whether a `key=value` of the command line is of a part of the page that is not made of cells."""
+    return parse_setting(setting)[0][0] in _OF_PARTS
+
+
+def _extended(name: str, source: str) -> tuple[str, str] | None:
+    """What a sweep extends: a file beside its own, or one that ships."""
+    if path_exists(FilePath(source)):
+        beside = FilePath(source).parent / name
+        for path in (beside, beside.with_name(f"{beside.name}.toml")):
+            if path_exists(path) and path.is_file():
+                return file_text(str(path))[:2]
+    entry = _entry(name)
+    return entry[:2] if entry else None
 
 
 def _files(folder: Any, prefix: str) -> Iterator[tuple[str, str]]:
@@ -128,10 +194,15 @@ def _found(file_or_name: str) -> tuple[str, str, str] | None:
             return (path.read_text(encoding="utf-8-sig"), str(path), path.stem) if path.is_file() else None
         except (OSError, ValueError):
             return None
-    if not _SHIPPED.fullmatch(file_or_name):
+    return _entry(file_or_name)
+
+
+def _entry(name: str) -> tuple[str, str, str] | None:
+    """Text, source and name of a file that ships."""
+    if not _SHIPPED.fullmatch(name):
         return None
-    entry = resources.files("fedsim.experiments").joinpath(*f"{file_or_name}.toml".split("/"))
-    return (entry.read_text(encoding="utf-8"), f"{file_or_name}.toml", file_or_name) if entry.is_file() else None
+    entry = resources.files("fedsim.experiments").joinpath(*f"{name}.toml".split("/"))
+    return (entry.read_text(encoding="utf-8"), f"{name}.toml", name) if entry.is_file() else None
 
 
 def _has_sweep(text: str) -> bool:
@@ -148,6 +219,15 @@ def _comment(text: str) -> str:
 
 def _section(cls: type, key: str, table: Mapping[str, Any], problems: Problems) -> Any:
     return fill(cls, table[key], (key,), problems) if key in table else None
+
+
+def _of_part(part: str, head: _Head, whole: Content, problems: Problems) -> Any:
+    """The section of a part that the page has; the defaults where the file has no such section."""
+    if part in head.show:
+        return fill(_OF_PARTS[part], whole.table.get(part, {}), (part,), problems)
+    if part in whole.table and (part,) not in whole.files:  # what another file says may well be of no use here
+        problems.add((part,), f"the page does not show it; add '{part}' to sweep.show, or leave it out")
+    return None
 
 
 def _axes(raw: Any, problems: Problems) -> tuple[Axis, ...]:
@@ -206,11 +286,13 @@ def _table(whole: Mapping[str, Any], problems: Problems) -> TableSpec | None:
     if "table" not in whole:
         return None
     raw = whole["table"]
-    protocols = raw.get("protocols", [])
-    if not _are_tables(protocols):
-        problems.add(("table", "protocols"), "must be tables, as in [[table.protocols]]")
-        protocols = []
-    made = [fill(Protocol, one, ("table", "protocols", place), problems) for place, one in enumerate(protocols)]
-    ready = {"protocols": tuple(one for one in made if one)}
+    ready: dict[str, Any] = {}
+    for key, cls in {"attackers": Attacker, "protocols": Protocol}.items():
+        entries = raw.get(key, [])
+        if not _are_tables(entries):
+            problems.add(("table", key), f"must be tables, as in [[table.{key}]]")
+            entries = []
+        made = [fill(cls, one, ("table", key, place), problems) for place, one in enumerate(entries)]
+        ready[key] = tuple(one for one in made if one)
     found: TableSpec | None = fill(TableSpec, raw, ("table",), problems, ready=ready)
     return found

@@ -2,7 +2,7 @@
 
 sweep.toml (the file with scale and settings), sweep.json (the plan, and how it went), models/HASH/ (a run folder for
 each training, with timing.json beside), cells/LABEL-HASH/ (a run folder each), results.json, table.md, table.csv,
-cells.csv, report.html.
+cells.csv, report.html, and parts.json (parts of the page that are not made of cells).
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ class SweepFolder:
     def results(self) -> Path:
         """What tables and page are made of."""
         return self.path / "results.json"
+
+    @property
+    def parts(self) -> Path:
+        """Parts of the page that are not made of cells, as they were worked out."""
+        return self.path / "parts.json"
 
     def model(self, training: Training) -> RunFolder:
         """The run folder of a training."""

@@ -98,7 +98,8 @@ class PlainSweep(PlainScreen):
         """A line on what is to be done."""
         self._done = self._before = done
         self._total = total
-        print(f"{total - done} of {total} runs to do" + (f"; {done} are done" if done else ""), flush=True)
+        if total:
+            print(f"{total - done} of {total} runs to do" + (f"; {done} are done" if done else ""), flush=True)
 
     def started(self, kind: Kind, name: str) -> None:
         """Nothing: the end is told."""

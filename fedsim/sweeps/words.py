@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from fedsim.settings import Index, Name
+from fedsim.settings import Count, Device, Index, Name, NonNegative, Positive
 from fedsim.toml_lines import Path
 
 Part = Literal["table", "pictures", "plane", "lines", "labels", "costs", "assumptions"]
@@ -73,7 +73,8 @@ class Scale:
 
     set: over [experiment]. training: over [training]. axes: for some axes, the points that are used. values: over
     [values].
-    templates: settings put into every template. attack_round: instead of the [training]'s. confirm: whether it runs only with --yes.
+    templates: settings put into every template. attack_round: instead of the [training]'s. confirm: whether it runs
+    only with --yes.
     """
 
     set: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +84,17 @@ class Scale:
     values: dict[str, Any] = field(default_factory=dict)
     attack_round: Index | None = None
     confirm: bool = False
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """`[[table.attackers]]`: adversaries that stand for one and the same attacker, whose means differ from defense to
+    defense. adversaries: their ids; of each cell, the first that it has counts.
+    """
+
+    name: Name
+    adversaries: tuple[str, ...]
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,13 +112,17 @@ class Protocol:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """`[table]`: which axis goes down, which across, and what is shown. baseline: the column of `time_ratio` 1."""
+    """`[table]`: which axis goes down, which across, and what is shown. baseline: the column of `time_ratio` 1.
+
+    attackers: where there are any, they take the place of adversaries, in protocols too.
+    """
 
     columns: str
     rows: str | None = None
     values: tuple[Value, ...] = ("lpips",)
     training: tuple[OfTraining, ...] = ()
     baseline: str | None = None
+    attackers: tuple[Attacker, ...] = ()
     protocols: tuple[Protocol, ...] = ()
 
 
@@ -122,13 +138,45 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """`[costs]`: what the cost model of an end-to-end recovery is fed with.
+
+    images, epochs, batch: of the client's training: so many private images, passes over them, and images a gradient.
+    hours: that one inversion of a batch takes. decoding_hours: of all encodings of the client together.
+    measure: take for `hours` what an inversion of `iterations` steps on this machine would take, by the time of a step
+    of `model` on a batch of images of `data`.
+    """
+
+    images: Count = 10_000
+    epochs: Count = 50
+    batch: Count = 128
+    hours: Positive = 0.25
+    decoding_hours: NonNegative = 0.0
+    measure: bool = False
+    iterations: Count = 10_000
+    data: str | dict[str, Any] = "cifar10"
+    model: str | dict[str, Any] = "preact_resnet18"
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """`[labels]`: so many random batches of each size, of the training images of the cells' data sets."""
+
+    batches: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    draws: Count = 1000
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A whole sweep file. experiment, templates and published are plain data, checked where they are used.
 
     values: what stands for the text "$NAME" wherever a value of an experiment is given; a scale may change it.
 
     scale, settings: chosen already, in a file that a sweep has written into its folder.
-    source, lines: the file, and on which line each key stands, for messages.
+    costs, labels: for the parts of the page of these names; None where it has no such part.
+    source, lines: the file, and on which line each key stands, for messages. files: for keys that come from a file that
+    this one extends, which.
     """
 
     name: str
@@ -142,13 +190,16 @@ class Sweep:
     axes: tuple[Axis, ...] = ()
     table: TableSpec | None = None
     chart: Chart | None = None
+    costs: Costs | None = None
+    labels: Labels | None = None
     published: Mapping[str, Any] = field(default_factory=dict)
     scale: str | None = None
     settings: tuple[str, ...] = ()
     source: str = field(default="sweep", compare=False)
     lines: Mapping[Path, int] = field(default_factory=dict, compare=False, repr=False)
     content: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """The file, parsed."""
+    """The file, parsed, with what it extends."""
+    files: Mapping[Path, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def default_scale(self) -> str | None:

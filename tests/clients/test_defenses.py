@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from conftest import Make
 
 from fedsim.clients.defenses.clipping import GradientClipping
 from fedsim.clients.defenses.noise import GradientNoise
@@ -31,7 +32,7 @@ def test_pruning_keeps_ties_and_ratio_zero_changes_nothing() -> None:
     assert torch.equal(GradientPruning(ratio=0.0).perturb(Update({"a": values}), rng()).tensors["a"], values)
 
 
-def test_pruning_takes_every_tensor_batchnorm_and_biases_included(small: Make) -> None:
+def test_pruning_takes_every_tensor_batchnorm_and_biases_included(small: Any) -> None:
     ratio = 0.7
     place = Workbench(small(model={"name": "resnet18"}, clients={"batch_size": 2}))
     parameters = {name: value.detach().clone() for name, value in place.model.named_parameters()}
@@ -59,7 +60,7 @@ def test_global_pruning_has_one_quantile_for_all_tensors() -> None:
     assert GradientPruning(0.8).perturb(update, rng()).tensors["a"].tolist() == [0, 0, 0, -4]
 
 
-def test_defenses_act_in_the_order_in_which_they_are_given(small: Make) -> None:
+def test_defenses_act_in_the_order_in_which_they_are_given(small: Any) -> None:
     noise, pruning = {"name": "gradient_noise", "std": 0.1}, {"name": "gradient_pruning", "ratio": 0.9}
     zeros = Update({"a": torch.zeros(100)})
     shares = []
@@ -69,7 +70,7 @@ def test_defenses_act_in_the_order_in_which_they_are_given(small: Make) -> None:
     assert shares == [90, 0]
 
 
-def test_a_defense_with_a_memory_works_between_others(small: Make) -> None:
+def test_a_defense_with_a_memory_works_between_others(small: Any) -> None:
     defenses = [
         {"name": "gradient_clipping", "max_norm": 1.0},
         {"name": "sign_compression", "error_feedback": True},
