@@ -110,7 +110,7 @@ class Carlini(Inversion):
         """
         from fedsim.adversaries.decoding import decode
 
-        found = {
+        found: dict[str, Reconstruction] = {
             solver: decode.decode(replace(self, solver=solver, also=()), parts, device, rng)
             for solver in (self.solver, *self.also)
         }

@@ -9,7 +9,7 @@ from typing import Any
 from fedsim import plugins
 from fedsim.errors import InputError, suggestion
 from fedsim.schema import Problems
-from fedsim.sweeps.words import PER_IMAGE, Sweep
+from fedsim.sweeps.words import PER_IMAGE, Attacker, Protocol, Sweep
 from fedsim.toml_lines import Path
 
 _STATISTICS = ("mean", "best", "std")
@@ -110,8 +110,9 @@ def _table(sweep: Sweep, problems: Problems) -> None:
     several = tuple(f"{name}-" for name, plugin in ids.items() if _combines(plugin))
     _once([one.name for one in table.attackers], ("table", "attackers"), "attackers", problems)
     attackers = [one.name for one in table.attackers]
-    for key, named in {"attackers": table.attackers, "protocols": table.protocols}.items():
-        for place, one in enumerate(named):
+    named: dict[str, tuple[Attacker | Protocol, ...]] = {"attackers": table.attackers, "protocols": table.protocols}
+    for key, entries in named.items():
+        for place, one in enumerate(entries):
             for number, adversary in enumerate(one.adversaries):
                 path: Path = ("table", key, place, "adversaries", number)
                 if key == "protocols" and attackers:

@@ -93,9 +93,19 @@ def _over(base: Content, own: Content) -> Content:
     replaced: list[Path] = [("published",)]
     merged = _merged(table, own.table, (), replaced)
     merged["sweep"].pop(KEY, None)
+    _own_scales(merged, own.table, replaced)
     kept = {path: line for path, line in base.lines.items() if not any(path[: len(at)] == at for at in replaced)}
     files = {path: base.files.get(path, base.source) for path in kept if path not in own.lines}
     return Content(merged, own.source, {**kept, **own.lines}, files)
+
+
+def _own_scales(merged: dict[str, Any], own: Mapping[str, Any], replaced: list[Path]) -> None:
+    """A file that names its own scales does without the other's."""
+    named, there = own["sweep"].get("scales"), merged.get("scales")
+    if isinstance(named, list) and isinstance(there, dict):
+        for scale in [scale for scale in there if scale not in named]:
+            del there[scale]
+            replaced.append(("scales", scale))
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any], at: Path, replaced: list[Path]) -> dict[str, Any]:

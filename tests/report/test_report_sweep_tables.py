@@ -228,3 +228,17 @@ def test_tables_need_no_torch() -> None:
         "c.console({}); assert 'torch' not in sys.modules and 'lpips' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_attacker_is_the_first_of_its_adversaries_that_a_cell_has() -> None:
+    results = made_sweep.results(columns=3, rows=1)
+    both = ("inversion-aware", "inversion")
+    for cell, names in zip(results["cells"], (both[::-1], both[1:], ()), strict=True):
+        means = {"inversion-aware": 0.1, "inversion": 0.2}
+        cell["attacks"] = [made_sweep.attack(name, means[name], means[name], 4) for name in names]
+    results["table"]["attackers"] = [{"name": "whoever", "label": "Whoever it is", "adversaries": list(both)}]
+    results["table"]["protocols"] = [{"name": "paper", "adversaries": ["whoever"], "score": "lpips_paper"}]
+    sweep = sweep_of(results)
+    means_found = [[hit.values["lpips_paper"].mean for hit in cell.attacks] for cell in sweep.cells]
+    assert means_found == [[0.1], [0.2], []]
+    assert {block.label.partition(" (")[0] for block in blocks(sweep)} == {"Whoever it is"}

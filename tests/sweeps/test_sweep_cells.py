@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 from made import TEXT
 
 from fedsim.errors import InputError
-from fedsim.sweeps.cells import Cell, Grid, expand, fingerprint
+from fedsim.sweeps.cells import Cell, Grid, expand, fingerprint, narrow
 from fedsim.sweeps.file import parse
 
 
@@ -194,3 +195,40 @@ def test_a_wrong_setting_is_refused(setting: str, what: str) -> None:
 def test_an_unknown_scale_is_refused() -> None:
     with pytest.raises(InputError, match="--scale tinny: there is no such scale; did you mean 'tiny'"):
         grid(TEXT, "tinny")
+
+
+def test_a_part_of_the_grid_has_the_trainings_that_it_needs() -> None:
+    whole = grid()
+    part = narrow(whole, ["batch=4", "defense=p90"])
+    assert [one.label for one in part.cells] == ["p90-4"]
+    assert part.cells[0].hash == cell(whole, "p90", "4").hash
+    needed = {one.hash for one in (part.cells[0].training, part.cells[0].baseline) if one}
+    assert {one.hash for one in part.trainings} == needed
+    assert narrow(whole, []).cells == whole.cells
+    assert [one.label for one in narrow(whole, ["batch=1,4", "defense=none"]).cells] == ["none-1", "none-4"]
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ("batch", "not of the form axis=point"),
+        ("batch=", "not of the form axis=point"),
+        ("bach=1", "there is no axis 'bach'; did you mean 'batch'?"),
+        ("batch=2", "axis 'batch' has no point '2' at this scale"),
+    ],
+)
+def test_a_part_that_is_not_there_is_refused(only: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        narrow(grid(), [only])
+
+
+def test_a_protocol_names_attackers_where_there_are_any() -> None:
+    before, _, after = TEXT.partition('[[table.protocols]]\nname = "plain"\n')
+    attackers = '[[table.attackers]]\nname = "any"\nadversaries = ["inversion"]\n'
+    protocol = '[[table.protocols]]\nname = "plain"\n' + after.replace("inversion", "any")
+    table = parse(f"{before}{attackers}{protocol}", "s.toml", "s").table
+    assert table is not None and table.attackers[0].name == table.protocols[0].adversaries[0] == "any"
+    with pytest.raises(InputError, match="there is no attacker 'any2'; did you mean 'any'"):
+        parse(f"{before}{attackers}{protocol.replace('any', 'any2')}", "s.toml", "s")
+    with pytest.raises(InputError, match="there is no adversary 'inversio'; did you mean 'inversion'"):
+        parse(f"{before}{attackers.replace('inversion', 'inversio')}{protocol}", "s.toml", "s")

@@ -167,3 +167,10 @@ def test_what_no_data_ships_for_says_what_to_give() -> None:
     (problem,) = caught.value.problems
     assert problem.startswith("gradattack/figure5.toml:")
     assert "data.path: there is no folder images" in problem
+
+
+def test_scales_that_are_named_are_all_there_are(folder: Path) -> None:
+    own = OWN + 'scales = ["mine"]\n[scales.mine.templates]\niterations = 7\n'
+    sweep = read(folder, own)
+    assert list(sweep.scales) == ["mine"]
+    assert {cell.experiment.adversaries[0].plugin.settings.iterations for cell in expand(sweep).cells} == {7}
