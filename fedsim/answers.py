@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import numbers
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from fedsim.adversaries.base import Reconstruction
 from fedsim.runs import finite
+from fedsim.settings import NAME_PATTERN
 
 
 def check(found: Reconstruction, shape: tuple[int, ...], size: int) -> None:
@@ -27,9 +30,13 @@ def check(found: Reconstruction, shape: tuple[int, ...], size: int) -> None:
             raise ValueError("labels must be a tensor (N,) of whole numbers from 0 on")
     ids = found.ids
     if ids is not None and (
-        ids.dim() != 1 or len(ids.unique()) != len(ids) or images is None or len(ids) != len(images)
+        ids.dim() != 1
+        or ids.is_floating_point()
+        or len(ids.unique()) != len(ids)
+        or images is None
+        or len(ids) != len(images)
     ):
-        raise ValueError("ids must be (N,), a different one for each of the N images")
+        raise ValueError("ids must be whole numbers (N,), a different one for each of the N images")
     for name, values in (("images", images), ("labels", labels)):
         if isinstance(values, torch.Tensor) and len(values) > size and ids is None:
             raise ValueError(f"{len(values)} {name} were returned for a batch of {size}; at most {size} can be scored")
@@ -42,6 +49,17 @@ def check(found: Reconstruction, shape: tuple[int, ...], size: int) -> None:
         _check_images("initial", found.initial, shape)
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"{len(images)} images, but {len(labels)} labels")
+
+
+def check_names(found: Mapping[Any, Any]) -> None:
+    """Of several answers by name: there must be one at least, and each name goes into an adversary's id and a file's
+    name.
+    """
+    if not found:
+        raise ValueError("combine returned no answer at all")
+    for name in found:
+        if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
+            raise ValueError(f"combine named an answer {name!r}; a name is made of letters, digits, - and _")
 
 
 def _check_images(name: str, images: Any, shape: tuple[int, ...]) -> None:

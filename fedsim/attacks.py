@@ -15,7 +15,7 @@ from fedsim import answers, progress, scoring, seeding
 from fedsim.adversaries.base import Observation, Reconstruction
 from fedsim.adversaries.storage import JobStore
 from fedsim.data.dataset import Normalisation
-from fedsim.data.federation import load_data
+from fedsim.data.federation import load_data, load_federation
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.progress import Screen
 from fedsim.report.formats import counted, numbered
@@ -29,13 +29,14 @@ class Attack:
     """A job waiting to be run: whose it is, its address, and whose data of which round it is after.
 
     clients: one, or several where only the sum of their updates was shown. rounds: one, or several where the answers
-    of several jobs were put together; `job` is then the address of all of them.
+    of several jobs were put together (`combined`); `job` is then the address of all of them.
     """
 
     entry: AdversaryEntry
     job: str
     clients: tuple[int, ...]
     rounds: tuple[int, ...]
+    combined: bool = False
 
     @property
     def round(self) -> int:
@@ -201,7 +202,7 @@ def _combined(
         group = sorted(grouped, key=lambda one: one[0].rounds)
         address = hashlib.sha256("".join(attack.job for attack, _ in group).encode()).hexdigest()
         rounds = tuple(dict.fromkeys(round_ for attack, _ in group for round_ in attack.rounds))
-        whole = replace(group[0][0], job=address, rounds=rounds)
+        whole = replace(group[0][0], job=address, rounds=rounds, combined=True)
         start, seconds = time.perf_counter(), sum(answer.seconds for _, answer in group)
         parts = []
         for attack, answer in group:
@@ -216,11 +217,16 @@ def _combined(
             with progress.listening(_teller(screen, whole.name)):
                 rng = seeding.generator(experiment.seed, "attack", address)
                 found = whole.entry.plugin.settings.combine(parts, device, rng)
+            if isinstance(found, Mapping):
+                answers.check_names(found)
         except Exception as error:
             found = error
         seconds += time.perf_counter() - start
         for name, one in found.items() if isinstance(found, Mapping) else [("", found)]:
             entry = replace(whole.entry, id=f"{whole.entry.id}-{name}") if name else whole.entry
+            failed = len(group) - len(parts)
+            if failed and isinstance(one, Reconstruction) and one.status == "done" and isinstance(one.notes, Mapping):
+                one = replace(one, status="partial", notes={**one.notes, "jobs that failed": failed})
             yield replace(whole, entry=entry), _Answer(one, seconds)
 
 
@@ -239,6 +245,7 @@ def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFo
         "aware": "defenses" in entry.knows,
         "defenses": _defenses(attack.clients, experiment),
         "job": attack.job,
+        "combined": attack.combined,
     }
     try:
         if isinstance(found, Exception):
@@ -267,6 +274,11 @@ def _announced(clients: Sequence[int], experiment: Experiment) -> int:
     trainings = [experiment.clients.training(client) for client in clients]
     if not any(hasattr(defense.settings, "gradient") for one in trainings for defense in one.defenses):
         return 0
+    if experiment.clients.algorithm == "fedavg" and not all(one.local_steps for one in trainings):
+        # Epochs: at most all that the clients have.
+        data, count = experiment.data, experiment.clients.count
+        shares = load_federation(data.dataset.settings, data.partition.settings, count, experiment.seed).shares
+        return sum(len(shares[client]) for client in clients)
     return sum(one.batch_size * (one.local_steps or 1) for one in trainings)
 
 
@@ -292,9 +304,13 @@ def _scores(
     if found.images is None:
         assert found.labels is not None
         return {**scoring.score_labels(found.labels, truth, experiment.scores.lpips), "picture": None}
-    images, ids = found.images.cpu(), None if found.ids is None else found.ids.cpu()
+    images = found.images.cpu().to(torch.float32).clamp(0, 1)
+    ids, labels = None if found.ids is None else found.ids.cpu(), found.labels
     order = scoring.pairing(images, ids, truth)
-    result = scoring.score(images, found.labels, truth, experiment.scores.lpips, order)
+    if ids is not None and labels is not None:
+        # With ids there may be more images than in the truth; the labels of those would score for their number.
+        labels = labels.cpu()[order[order >= 0]]
+    result = scoring.score(images, labels, truth, experiment.scores.lpips, order)
     fields = result.fields
     if "paper" in experiment.scores.protocols:
         values = scoring.as_published(images, ids, truth, experiment.scores.lpips, _normalisation(experiment))

@@ -124,7 +124,13 @@ def _mixing(experiment: Experiment, problems: Problems) -> None:
         targets = [target for target in entry.targets if target < clients.count]
         for place, item in enumerate(entry.knows):
             plain = [client for client in targets if not mixing(clients.training(client).defenses)]
-            if item.startswith("mixing_") and plain:
+            if item.startswith("mixing_") and entry.vantage == "client":
+                problems.add(
+                    ("adversaries", position, "knows", place),
+                    f"'{item}' is about another client's encoded batch, of which the vantage \"client\" sees nothing; "
+                    "leave it out",
+                )
+            elif item.startswith("mixing_") and plain:
                 problems.add(
                     ("adversaries", position, "knows", place),
                     f"'{item}' is about an encoding that mixes images, but client {plain[0]} has no such defense; "
@@ -210,6 +216,12 @@ def _summed(position: int, entry: AdversaryEntry, experiment: Experiment, proble
                 ("adversaries", position, "knows", place),
                 f"'{item}' tells one client's images apart, and this is the sum of several; leave it out",
             )
+    if "labels" in entry.knows and len({bool(mixing(one.defenses)) for one in trainings}) > 1:
+        problems.add(
+            ("adversaries", position, "knows"),
+            "some of the clients whose updates are summed mix their labels and others do not, so there is no one kind "
+            'of labels to know; leave "labels" out, or target clients of one kind',
+        )
     if "defenses" in entry.knows and len({one.defenses for one in trainings}) > 1:
         problems.add(
             ("adversaries", position, "knows"),

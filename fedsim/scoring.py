@@ -128,7 +128,7 @@ def score(
     if lpips_net != "off":
         lpips, note = metrics.lpips(guess, real, net=lpips_net)
     fields = {
-        "images": len(images),
+        "images": len(guess),
         "batch": len(truth),
         "psnr": float(psnr.mean()),
         "ssim": float(ssim.mean()),

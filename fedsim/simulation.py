@@ -88,7 +88,7 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
     def on_model(round_: int, parameters: Mapping[str, Tensor], running: Mapping[str, Tensor]) -> None:
         if round_ in experiment.save_rounds:
             folder.checkpoints.mkdir(exist_ok=True)
-            facts = {"round": round_, "seed": experiment.seed, "model": experiment.model.describe()}
+            facts = {"round": round_, "seed": experiment.seed, **checkpoints.model_facts(experiment)}
             write_whole(folder.checkpoint(round_), checkpoints.pack(parameters, running, facts))
 
     server_app(experiment, on_round, on_model)(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))

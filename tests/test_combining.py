@@ -150,3 +150,87 @@ def test_the_truth_of_several_rounds_has_each_image_once(tmp_path: Path) -> None
     assert whole.ids.tolist() == whole.labels.tolist() == [3, 1, 5]
     assert whole.groups.tolist() == [0, 0, 1]
     assert len(scoring.read_truth(tmp_path, [0], [2])) == 2
+
+
+@dataclass(frozen=True)
+class Throng:
+    """Answers with far more images than there are, each with an id and a label, none of which it was granted."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"num_examples"})
+    powers: ClassVar[frozenset[str]] = frozenset()
+
+    def capture(self, seen: Observation) -> Iterator[Job]:
+        yield Job((seen,))
+
+    def attack(self, job: Job, device: torch.device, rng: torch.Generator) -> Reconstruction:
+        ids = torch.arange(2000)
+        return Reconstruction(torch.rand(2000, 1, 8, 8, generator=rng), 0 * ids, 0.0, 1, ids=ids)
+
+
+def attack_with(experiment: Experiment, plugin: Any, path: Path) -> dict[str, Any]:
+    entry = AdversaryEntry("x", Component("x", plugin), "server", (0,), (1,))
+    (line,) = simulate(replace(experiment, adversaries=(entry,)), RunFolder.create(path), Screen()).attacks
+    return line
+
+
+def test_images_beyond_the_truth_win_nothing_by_their_ids(experiment: Experiment, tmp_path: Path) -> None:
+    line = attack_with(experiment, Throng(), tmp_path / "run")
+    stored = scoring.read_truth(tmp_path / "run" / "truth", (0,), (1,))
+    assert (line["status"], line["images"], line["batch"]) == ("done", 4, 4)
+    # Four labels count and not two thousand: all of them are 0.
+    assert line["label_accuracy"] == (stored.labels == 0).double().mean()
+
+
+@dataclass(frozen=True)
+class Claims(Throng):
+    """Says of one image that it is there, and of the others that they are of elsewhere."""
+
+    def attack(self, job: Job, device: torch.device, rng: torch.Generator) -> Reconstruction:
+        return Reconstruction(
+            torch.rand(4, 1, 8, 8, generator=rng), None, 0.0, 1, ids=torch.tensor([0, 7001, 7002, 7003])
+        )
+
+
+def test_images_that_claim_to_be_of_elsewhere_do_not_count_as_scored(experiment: Experiment, tmp_path: Path) -> None:
+    line = attack_with(experiment, Claims(), tmp_path / "run")
+    assert (line["images"], line["batch"], len(line["per_image"]["psnr"])) == (1, 4, 1)
+
+
+@dataclass(frozen=True)
+class Fractions(Throng):
+    def attack(self, job: Job, device: torch.device, rng: torch.Generator) -> Reconstruction:
+        return Reconstruction(torch.rand(2, 1, 8, 8, generator=rng), None, 0.0, 1, ids=torch.tensor([0.0, 0.5]))
+
+
+def test_ids_are_whole_numbers(experiment: Experiment, tmp_path: Path) -> None:
+    line = attack_with(experiment, Fractions(), tmp_path / "run")
+    assert line["status"] == "failed" and "whole numbers" in line["error"]
+
+
+@dataclass(frozen=True)
+class Named(Throng):
+    names: tuple[str, ...] = ()
+
+    def attack(self, job: Job, device: torch.device, rng: torch.Generator) -> Reconstruction:
+        return Reconstruction(torch.zeros(1, 1, 8, 8), None, 0.0, 1)
+
+    def combine(self, parts: Sequence[tuple[Job, Reconstruction]], device: torch.device, rng: torch.Generator) -> Any:
+        return dict.fromkeys(self.names, parts[0][1])
+
+
+@pytest.mark.parametrize(
+    ("names", "word"), [((), "no answer"), (("../../../up",), "named an answer"), (("",), "named")]
+)
+def test_no_answer_and_a_name_that_is_none_are_failures(
+    experiment: Experiment, tmp_path: Path, names: tuple[str, ...], word: str
+) -> None:
+    line = attack_with(experiment, Named(names), tmp_path / "run")
+    assert line["status"] == "failed" and word in line["error"] and line["combined"]
+
+
+def test_an_answer_that_lacks_rounds_says_so(experiment: Experiment, tmp_path: Path) -> None:
+    outcome, _ = run(experiment, Means(fails=(2,)), tmp_path / "run")
+    assert [(line["status"], line["notes"]) for line in outcome.attacks] == [
+        ("partial", {"jobs that failed": 1}),
+        ("partial", {"jobs that failed": 1}),
+    ]

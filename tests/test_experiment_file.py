@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from asking import adversary, document
@@ -299,3 +300,27 @@ def test_all_rounds_are_written_out() -> None:
     assert from_table(table).adversaries[0].rounds == (1, 2, 3)
     with pytest.raises(InputError, match=r"adversaries\[0\].rounds: must be a list"):
         from_table({**table, "adversaries": [{**table["adversaries"][0], "rounds": "every"}]})  # type: ignore[index,dict-item]
+
+
+@pytest.mark.parametrize(
+    ("adversary", "word"),
+    [
+        ({"aggregate": True, "targets": [0, 1], "knows": ["labels"]}, "no one kind of labels"),
+        ({"vantage": "client", "member": 1, "targets": [0], "knows": ["mixing_indices"]}, "sees nothing"),
+        ({"targets": [1], "knows": ["mixing_indices"]}, "client 1 has no such defense"),
+    ],
+)
+def test_what_is_known_of_mixtures_has_to_make_sense(adversary: dict[str, Any], word: str) -> None:
+    table = {
+        "rounds": 1,
+        "data": "digits",
+        "model": "mlp",
+        "clients": {
+            "count": 2,
+            "algorithm": "fedsgd",
+            "groups": [{"members": [0], "defenses": [{"name": "mixup", "k": 2}]}],
+        },
+        "adversaries": [{"name": "dlg", "vantage": "server", "rounds": [1], **adversary}],
+    }
+    with pytest.raises(InputError, match=word):
+        from_table(table)

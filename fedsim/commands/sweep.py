@@ -17,7 +17,7 @@ from fedsim.runs import finite, new_path, write_whole
 from fedsim.sweeps import collect
 from fedsim.sweeps import file as sweep_files
 from fedsim.sweeps.cells import Grid, expand, narrow
-from fedsim.sweeps.folder import SweepFolder, now, open_folder, read_json, write_record
+from fedsim.sweeps.folder import SweepFolder, alone, begin, now, open_folder, read_json, write_record
 from fedsim.sweeps.runner import Runner, Tally, default_jobs, pending
 
 
@@ -38,10 +38,12 @@ def run(options: argparse.Namespace) -> int:
         _show_plan(grid, SweepFolder(path), jobs, threads, options.json)
         raise InputError(f"scale '{grid.scale}' of {grid.sweep.name} takes that long; give --yes to run it")
     folder = open_folder(path, whole)
-    if not options.json and grid.cells:
-        _announce(grid, folder, jobs, threads)
-    write_whole(folder.parts, json.dumps(finite(parts.work_out(grid)), indent=1, allow_nan=False) + "\n")
-    return _run(grid, folder, jobs, threads, options.json)
+    with alone(folder):
+        begin(folder, whole)
+        if not options.json and grid.cells:
+            _announce(grid, folder, jobs, threads)
+        write_whole(folder.parts, json.dumps(finite(parts.work_out(grid)), indent=1, allow_nan=False) + "\n")
+        return _run(grid, folder, jobs, threads, options.json)
 
 
 def write_results(path: Path) -> Path:
@@ -124,11 +126,13 @@ def _show_tables(results: Mapping[str, Any]) -> None:
         screen.print(part)
 
 
-def _parallel(grid: Grid, asked: int | None, folder: SweepFolder) -> tuple[int, int | None]:
-    """How many processes, and how many threads each gets where the experiment does not say."""
+def _parallel(grid: Grid, asked: int | None, folder: SweepFolder) -> tuple[int, int]:
+    """How many processes, and how many threads each gets where the experiment does not say: always one, since another
+    number rounds otherwise, and what a cell gives must not depend on how many run beside it.
+    """
     trainings, cells = pending(grid, folder)
     jobs = max(1, min(asked or default_jobs(grid, _on_gpu(grid)), len(trainings) + len(cells)))
-    return jobs, 1 if jobs > 1 else None
+    return jobs, 1
 
 
 def _on_gpu(grid: Grid) -> bool:

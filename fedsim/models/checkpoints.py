@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fedsim import batchnorm, tensorfile
 from fedsim.errors import InputError
+from fedsim.experiment import Experiment
 
 
 def pack(parameters: Mapping[str, Tensor], running: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
@@ -19,13 +21,22 @@ def pack(parameters: Mapping[str, Tensor], running: Mapping[str, Tensor], facts:
     return tensorfile.pack({**tensors, **{f"buffers/{name}": value for name, value in running.items()}}, facts)
 
 
-def load(model: nn.Module, path: Path) -> None:
+def model_facts(experiment: Experiment) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be the model that it was."""
+    # As they are read back: tuples as lists.
+    model = json.loads(json.dumps(experiment.model.describe()))
+    return {"model": model, "group_norm": experiment.clients.batchnorm == "group_norm"}
+
+
+def load(model: nn.Module, path: Path, facts: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint's parameters and statistics into a model. Statistics that are not stored stay as they are.
 
+    facts: of the experiment that starts from it, as `model_facts` has them: names and shapes of parameters say nothing
+    of activations, nor whether a layer normalises by batch or by group.
     Raises InputError where there is no such file, or it is of another model.
     """
     try:
-        tensors, _ = tensorfile.unpack(path.read_bytes())
+        tensors, stored_facts = tensorfile.unpack(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"checkpoint {path}: there is no such file") from None
     except (OSError, ValueError) as error:
@@ -41,6 +52,13 @@ def load(model: nn.Module, path: Path) -> None:
         raise InputError(
             f"checkpoint {path}: is of another model ('{min(wrong)}' is not in both, or not of the same shape); "
             "give the experiment the model that the checkpoint was made with"
+        )
+    was, now = ({key: one[key] for key in ("model", "group_norm") if key in one} for one in (stored_facts, facts or {}))
+    apart = [key for key in was.keys() & now.keys() if was[key] != now[key]]
+    if apart:
+        raise InputError(
+            f"checkpoint {path}: was made with {min(apart)} = {was[min(apart)]}, but the experiment has "
+            f"{now[min(apart)]}; give it the model, and the BatchNorm policy, that the checkpoint was made with"
         )
     with torch.no_grad():
         for name, value in own.items():

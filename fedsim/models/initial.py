@@ -20,5 +20,5 @@ def initial_model(experiment: Experiment, data: ImageData) -> nn.Module:
     model = build(experiment.model.settings, data.shape, data.classes, seeding.derive(experiment.seed, "model"))
     model = batchnorm.apply_policy(model, experiment.clients.batchnorm)
     if experiment.checkpoint is not None:
-        checkpoints.load(model, Path(experiment.checkpoint))
+        checkpoints.load(model, Path(experiment.checkpoint), checkpoints.model_facts(experiment))
     return model

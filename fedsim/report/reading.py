@@ -32,6 +32,7 @@ EARLY = {
 PARTLY = {
     "mixtures": "some of the images may be mixtures of several private ones",
     "incomplete": "not every image could be recovered",
+    "partial": "some of its inversions failed and were left out",
     "underdetermined": "the gradient leaves the image open; the smallest one that fits was taken",
 }
 """How attacks end besides being done, without having failed: before their time, or with less than the whole batch."""

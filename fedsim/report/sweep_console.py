@@ -28,6 +28,7 @@ def console(results: Mapping[str, Any]) -> list[RenderableType]:
 
     sweep = sweep_of(results)
     shown: list[RenderableType] = [Text(_printable(state_words(sweep)))]
+    shown += [Text(_printable(sweep.words))] if sweep.words else []
     of_all = list(blocks(sweep))
     first = set(sweep.values[:1]) & {block.value for block in of_all}
     for block in of_all:

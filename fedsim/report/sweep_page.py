@@ -86,6 +86,7 @@ def render(results: Mapping[str, Any], folder: Path) -> str:
         name=sweep.name,
         title=sweep.title or sweep.name,
         scale=sweep.scale,
+        words=sweep.words,
         cells=counted(len(sweep.cells), "cell"),
         lead=_lead(sweep),
         axes=[(axis.label, [point.label for point in axis.points]) for axis in sweep.axes],

@@ -73,6 +73,7 @@ class Hit:
     pictures: tuple[str, ...]
     status: str
     error: str = ""
+    combined: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,13 @@ class Cell:
     attacks: tuple[Hit, ...]
 
     def hit(self, adversary: str) -> Hit | None:
-        """What this adversary did here, if it was here."""
-        return next((hit for hit in self.attacks if hit.adversary == adversary), None)
+        """What this adversary did here, if it was here.
+
+        Several answers of one adversary are called "ID-NAME"; where it failed there is none, and its failure is theirs.
+        """
+        found = next((hit for hit in self.attacks if hit.adversary == adversary), None)
+        whole = (hit for hit in self.attacks if hit.combined and hit.status == "failed")
+        return found or next((hit for hit in whole if adversary.startswith(f"{hit.adversary}-")), None)
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,7 @@ class Sweep:
     name: str
     title: str
     scale: str
+    words: str
     show: tuple[str, ...]
     axes: tuple[Axis, ...]
     rows: Axis | None
@@ -186,6 +193,7 @@ def sweep_of(results: Mapping[str, Any]) -> Sweep:
         name=text(results.get("name")) or "sweep",
         title=text(results.get("title")),
         scale=text(results.get("scale")),
+        words=text(results.get("words")),
         show=strings(results.get("show")) if "show" in results else ("table",),
         axes=axes,
         rows=by_name.get(text(laid_out.get("rows"))),
@@ -293,6 +301,7 @@ def _hit(entry: Table) -> Hit:
         pictures=strings(entry.get("pictures")),
         status=text(entry.get("status")),
         error=text(entry.get("error")),
+        combined=entry.get("combined") is True,
     )
 
 

@@ -29,6 +29,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     """
     sweep = sweep_of(results)
     written = [f"# {_escaped(sweep.title or sweep.name)}", "", _escaped(state_words(sweep)), ""]
+    written += [_escaped(sweep.words), ""] if sweep.words else []
     protocol: Protocol | None = None
     notes: list[str] = []
     for block in blocks(sweep):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedsim import __version__
 from fedsim.errors import InputError, suggestion
 from fedsim.experiment import Experiment
 from fedsim.experiment_file import Rule, as_table, parse_setting
@@ -107,7 +108,7 @@ def expand(sweep: Sweep, scale: str | None = None, settings: Sequence[str] = (),
     cells = [maker.cell(points) for points in itertools.product(*(axis.points for axis in maker.axes))]
     maker.raise_faults()
     ready = _with_baselines([cell for cell in cells if cell], sweep)
-    needed = {one.hash: one for cell in ready for one in (cell.training, cell.baseline) if one}
+    needed = {cell.training.hash: cell.training for cell in ready if cell.training}
     return Grid(sweep, chosen, maker.settings, maker.axes, ready, tuple(needed.values()))
 
 
@@ -130,7 +131,7 @@ def narrow(grid: Grid, only: Sequence[str]) -> Grid:
                 raise InputError(f"--only {text}: axis '{name}' has no point '{point}' at this scale{hint}")
             wanted.setdefault(name, []).append(point)
     cells = tuple(cell for cell in grid.cells if all(cell.at[axis] in points for axis, points in wanted.items()))
-    needed = {one.hash: one for cell in cells for one in (cell.training, cell.baseline) if one}
+    needed = {cell.training.hash: cell.training for cell in cells if cell.training}
     return replace(grid, cells=cells, trainings=tuple(needed.values()))
 
 
@@ -147,13 +148,16 @@ def with_threads(experiment: Experiment, threads: int | None) -> Experiment:
 
 
 def fingerprint(experiment: Experiment, training: str | None = None) -> str:
-    """SHA-256 of what determines the outcome: neither the name, nor threads, nor where the checkpoint lies, but the
-    hash of the training that it comes from.
+    """SHA-256 of what determines the outcome: the version of fedsim, but neither the name, nor threads, nor where the
+    checkpoint lies; instead its content, or the hash of the training that it comes from. What is in files of images is
+    not looked at.
     """
     table = as_table(replace(experiment, checkpoint=None if training else experiment.checkpoint))
     del table["name"]
     table["runtime"].pop("threads", None)
-    text = json.dumps({"experiment": table, _TRAINING: training}, sort_keys=True)
+    if table.get("checkpoint") and Path(table["checkpoint"]).is_file():  # it may be another one the next time
+        table["checkpoint"] = hashlib.sha256(Path(table["checkpoint"]).read_bytes()).hexdigest()
+    text = json.dumps({"experiment": table, _TRAINING: training, "fedsim": __version__}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

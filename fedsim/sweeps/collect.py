@@ -21,7 +21,7 @@ def collect(path: Path) -> dict[str, Any]:
     """The results of a sweep's folder, as they are now: cells that have not been run are waiting."""
     folder = SweepFolder(path)
     plan = read_json(folder.record)
-    kept = ("name", "title", "scale", "show", "table", "chart", "published", "axes")
+    kept = ("name", "title", "scale", "words", "show", "table", "chart", "published", "axes")
     labels = plan.get("adversaries", {})
     cells = [_cell(folder, cell, labels) for cell in plan.get("cells", [])]
     return {**{key: plan.get(key) for key in kept}, "cells": cells}
@@ -89,6 +89,7 @@ def _attack(name: str, lines: Sequence[Mapping[str, Any]], folder: str, label: s
     known = [(float(one["label_accuracy"]), _size(one)) for one in lines if one.get("label_accuracy") is not None]
     return {
         "adversary": name,
+        "combined": any(line.get("combined") for line in lines),
         "label": label,
         "n": max((one["n"] for one in values.values()), default=0),
         "values": values,

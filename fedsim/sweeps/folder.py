@@ -7,9 +7,11 @@ cells.csv, report.html, and parts.json (parts of the page that are not made of c
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,7 +88,7 @@ def is_sweep_folder(path: Path) -> bool:
 
 
 def open_folder(path: Path, grid: Grid) -> SweepFolder:
-    """The folder, made or gone on with, and the plan in it. Raises InputError where it belongs to something else."""
+    """The folder, made or gone on with. Raises InputError where it belongs to something else."""
     folder = SweepFolder(path)
     if is_sweep_folder(path):
         other = read_json(folder.record).get("name")
@@ -97,13 +99,32 @@ def open_folder(path: Path, grid: Grid) -> SweepFolder:
     try:
         for part in (path / "models", path / "cells"):
             part.mkdir(parents=True, exist_ok=True)
-        write_whole(folder.file, tomli_w.dumps(settings_of(grid)))
     except OSError as error:
         raise InputError(f"--out {path}: cannot be written: {error.strerror}; choose another place") from None
+    return folder
+
+
+def begin(folder: SweepFolder, grid: Grid) -> None:
+    """Write the sweep and its plan into the folder."""
+    write_whole(folder.file, tomli_w.dumps(settings_of(grid)))
     before = read_json(folder.record)
     record = {"status": "running", "started": before.get("started") or now(), "seconds": before.get("seconds", 0.0)}
     write_record(folder, plan(grid) | record)
-    return folder
+
+
+@contextmanager
+def alone(folder: SweepFolder) -> Iterator[None]:
+    """Keep other sweeps out of the folder: they would clear away what this one is working on. Raises InputError where
+    another one is at work in it. The lock ends with its process, however that ends.
+    """
+    with (folder.path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"--out {folder.path}: another `fedsim sweep` is at work in it; wait for it, or choose another folder"
+            ) from None
+        yield
 
 
 def plan(grid: Grid) -> dict[str, Any]:
@@ -114,6 +135,7 @@ def plan(grid: Grid) -> dict[str, Any]:
         "name": sweep.name,
         "title": sweep.title,
         "scale": grid.scale,
+        "words": sweep.scales[grid.scale].words if grid.scale is not None else "",
         "settings": list(grid.settings),
         "show": list(sweep.show),
         "table": asdict(sweep.table) if sweep.table else {},

@@ -73,7 +73,8 @@ class Scale:
 
     set: over [experiment]. training: over [training]. axes: for some axes, the points that are used. values: over
     [values].
-    templates: settings put into every template. attack_round: instead of the [training]'s. confirm: whether it runs
+    templates: settings put into every template. attack_round: instead of the [training]'s. words: what readers of the
+    outcome must know of it. confirm: whether it runs
     only with --yes.
     """
 
@@ -83,6 +84,7 @@ class Scale:
     templates: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     attack_round: Index | None = None
+    words: str = ""
     confirm: bool = False
 
 

@@ -63,3 +63,24 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         checkpoints.load(build(MLP((5,)), (1, 8, 8), 3, seed=0), path)
     with pytest.raises(InputError, match="another model"):
         checkpoints.load(build(MLP((4, 4)), (1, 8, 8), 3, seed=0), path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [({"clients": {"batchnorm": "group_norm"}}, "group_norm"), ({"model": {"bottleneck_beta": 0.5}}, "model")],
+)
+def test_a_checkpoint_of_a_model_that_only_looks_the_same_is_refused(
+    tmp_path: Path, small: Any, changed: dict[str, Any], word: str
+) -> None:
+    # Parameters have the same names and shapes in each of them.
+    base = {"model": {"name": "preact_resnet18", "bottleneck": 4}, "clients": {"batchnorm": "share_batch"}}
+    source = small(**base)
+    network = batchnorm.apply_policy(build(source.model.settings, (1, 8, 8), 10, seed=1), source.clients.batchnorm)
+    path = tmp_path / "model.safetensors"
+    facts = checkpoints.model_facts(source)
+    path.write_bytes(checkpoints.pack(dict(network.named_parameters()), batchnorm.statistics(network), facts))
+    other = small(**{key: {**value, **changed.get(key, {})} for key, value in base.items()})
+    fresh = batchnorm.apply_policy(build(other.model.settings, (1, 8, 8), 10, seed=2), other.clients.batchnorm)
+    with pytest.raises(InputError, match=word):
+        checkpoints.load(fresh, path, checkpoints.model_facts(other))
+    checkpoints.load(network, path, facts)

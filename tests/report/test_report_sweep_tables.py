@@ -242,3 +242,31 @@ def test_an_attacker_is_the_first_of_its_adversaries_that_a_cell_has() -> None:
     means_found = [[hit.values["lpips_paper"].mean for hit in cell.attacks] for cell in sweep.cells]
     assert means_found == [[0.1], [0.2], []]
     assert {block.label.partition(" (")[0] for block in blocks(sweep)} == {"Whoever it is"}
+
+
+def test_a_failed_answer_stands_for_all_that_it_would_have_been() -> None:
+    def attack(name: str, mean: float | None) -> dict[str, Any]:
+        score = {} if mean is None else {"psnr": {"mean": mean, "best": mean, "std": 0.0, "n": 3}}
+        status = "failed" if mean is None else "done"
+        return {"adversary": name, "combined": True, "label": name, "values": score, "status": status}
+
+    attacks = [attack("decoding-adam", 12.0), attack("decoding-aware", None)]
+    results = {
+        "name": "x",
+        "axes": [{"name": "d", "points": [{"name": "ih4"}]}],
+        "table": {
+            "columns": "d",
+            "values": ["psnr"],
+            "attackers": [{"name": "aware", "adversaries": ["decoding-aware-adam", "decoding-adam"]}],
+            "protocols": [{"name": "c", "adversaries": ["aware"]}],
+        },
+        "cells": [{"at": {"d": "ih4"}, "status": "done", "attacks": attacks}],
+    }
+    # Not the weaker attack's 12 dB in the name of the one that failed.
+    assert "failed" in markdown(results) and "12.0" not in markdown(results)
+
+
+def test_what_must_be_known_of_a_scale_is_said_everywhere() -> None:
+    results = made_sweep.results(columns=2, rows=1) | {"words": "Small <and> quick."}
+    assert "Small \\<and\\> quick." in markdown(results) or "Small &lt;and&gt; quick." in markdown(results)
+    assert "Small <and> quick." in printed(results)

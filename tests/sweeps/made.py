@@ -12,6 +12,8 @@ from typing import Any
 
 from fedsim import manifest as manifests
 from fedsim.runs import RunFolder
+from fedsim.sweeps.cells import Grid
+from fedsim.sweeps.folder import SweepFolder, begin, open_folder
 from fedsim.sweeps.runner import Kind, Order
 
 TEXT = """\
@@ -176,3 +178,10 @@ class Notebook:
 def manifest(folder: Path) -> dict[str, Any]:
     """Of a run's folder."""
     return manifests.read(RunFolder(folder))
+
+
+def opened(path: Path, grid: Grid) -> SweepFolder:
+    """A sweep's folder with its plan, as the command makes it."""
+    folder = open_folder(path, grid)
+    begin(folder, grid)
+    return folder

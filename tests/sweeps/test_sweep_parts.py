@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import TEXT
+from made import TEXT, opened
 
 from fedsim import manifest as manifests
 from fedsim.runs import RunFolder, append_line
@@ -17,7 +17,7 @@ from fedsim.sweeps import estimate, timing
 from fedsim.sweeps.cells import Cell, Grid, expand
 from fedsim.sweeps.collect import collect, write
 from fedsim.sweeps.file import parse
-from fedsim.sweeps.folder import SweepFolder, open_folder
+from fedsim.sweeps.folder import SweepFolder
 
 
 def grid(text: str = TEXT, *settings: str) -> Grid:
@@ -43,7 +43,7 @@ def line(**changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path) -> tuple[SweepFolder, Grid]:
     of = grid()
-    return open_folder(tmp_path / "out", of), of
+    return opened(tmp_path / "out", of), of
 
 
 def finish(folder: SweepFolder, cell: Cell, *lines: dict[str, Any]) -> None:

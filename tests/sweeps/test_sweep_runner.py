@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import TEXT, Notebook, do, manifest, of_kinds
+from made import TEXT, Notebook, do, manifest, of_kinds, opened
 
 from fedsim.errors import InputError
 from fedsim.sweeps.cells import Grid, expand
 from fedsim.sweeps.collect import collect
 from fedsim.sweeps.file import parse
-from fedsim.sweeps.folder import SweepFolder, open_folder
+from fedsim.sweeps.folder import SweepFolder, alone
 from fedsim.sweeps.pool import Pool
 from fedsim.sweeps.runner import Kind, Runner, Tally, default_jobs
 
@@ -30,7 +30,7 @@ def grid(text: str) -> Grid:
 def sweep(text: str, path: Path, jobs: int = 1, show: Any = None) -> Tally:
     """Run a sweep of pretended work."""
     of = grid(text)
-    return Runner(of, open_folder(path, of), do, jobs, 1, show or Notebook()).run()
+    return Runner(of, opened(path, of), do, jobs, 1, show or Notebook()).run()
 
 
 def statuses(path: Path) -> dict[str, str]:
@@ -192,7 +192,7 @@ def test_signals_end_the_command_and_its_workers(number: signal.Signals, code: i
 
 def test_a_worker_that_dies_idle_is_replaced(tmp_path: Path) -> None:
     of = grid(of_kinds("fine-1", "fine-2"))
-    runner = Runner(of, open_folder(tmp_path / "out", of), do, 1, None, Notebook())
+    runner = Runner(of, opened(tmp_path / "out", of), do, 1, None, Notebook())
     pool = Pool(do, 1)
     try:
         for step in runner._waiting:
@@ -208,14 +208,14 @@ def test_a_worker_that_dies_idle_is_replaced(tmp_path: Path) -> None:
 
 def test_a_folder_belongs_to_one_sweep(tmp_path: Path) -> None:
     of = grid(of_kinds("fine"))
-    open_folder(tmp_path / "out", of)
+    opened(tmp_path / "out", of)
     other = expand(parse(of_kinds("fine"), "o.toml", "other"))
     with pytest.raises(InputError, match="holds the sweep 's', not 'other'"):
-        open_folder(tmp_path / "out", other)
+        opened(tmp_path / "out", other)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "precious").write_text("")
     with pytest.raises(InputError, match="not empty"):
-        open_folder(tmp_path / "taken", of)
+        opened(tmp_path / "taken", of)
 
 
 def test_as_many_processes_as_cores_allow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,3 +248,11 @@ def test_nothing_of_it_imports_torch() -> None:
 def test_the_sweeps_folder_names_its_parts(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     assert folder.results == tmp_path / "results.json"
+
+
+def test_two_sweeps_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    folder = opened(tmp_path / "out", expand(parse(of_kinds("fine"), "s.toml", "s")))
+    with alone(folder), pytest.raises(InputError, match="another `fedsim sweep` is at work in it"), alone(folder):
+        pass
+    with alone(folder):
+        pass

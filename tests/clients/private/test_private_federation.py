@@ -232,3 +232,13 @@ def test_the_history_is_kept_in_the_context_and_nowhere_else(mixed: Experiment) 
     for cost in costs:
         memory = again.spend(memory, plan)
         assert cost == again.spent(memory)[0]
+
+
+def test_as_many_images_as_the_client_announced_are_scored(small: Make, tmp_path: Path) -> None:
+    # Poisson sampling leaves some of the announced 36 images out of an epoch.
+    clients = {"count": 40, "algorithm": "fedavg", "local_epochs": 1, "batch_size": 4, "defenses": [PRIVATE]}
+    adversary = {"name": "dlg", "vantage": "server", "targets": [0], "rounds": [1], "iterations": 1}
+    experiment = small(rounds=1, clients=clients, server={}, scores={"lpips": "off"}, adversaries=[adversary])
+    (line,) = simulate(experiment, RunFolder.create(tmp_path / "run"), JsonScreen()).attacks
+    assert (line["status"], line["error"]) == ("done", None)
+    assert line["batch"] == line["images"] < 36
