@@ -32,13 +32,14 @@ class PrivateRound:
     on the way.
 
     batch: every image of the round once, in the order of its first use. positions: int64 (N,), which of the client's
-    images these are. labels: as trained with when first used, int64 (N,) or, where mixed, float32 (N, classes).
-    statistics: of its batches, as recorded. indices, coefficients: (N, k), what each was mixed from when first used;
-    None without such an encoding.
+    images these are. encoded, labels: as trained with when first used, float32 (N, C, H, W), and int64 (N,) or, where
+    mixed, float32 (N, classes). statistics: of its batches, as recorded. indices, coefficients: (N, k), what each was
+    mixed from when first used; None without such an encoding.
     """
 
     batch: Batch
     positions: Tensor
+    encoded: Tensor
     labels: Tensor
     statistics: Mapping[str, Tensor]
     indices: Tensor | None = None
@@ -189,6 +190,7 @@ class Workbench:
         return PrivateRound(
             self.federation.batch(client, used[first]),
             used[first],
+            torch.cat([one.images for one in work.batches])[first],
             labels,
             batchnorm.mean_statistics(passes),
             torch.cat([one.indices for one in mixed])[first] if mixed else None,
