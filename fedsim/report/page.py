@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import math
 import struct
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from fedsim.errors import FedsimError
@@ -35,6 +33,7 @@ from fedsim.report.reading import (
     text,
 )
 from fedsim.report.table import attack_cells, round_cells
+from fedsim.report.templates import template
 from fedsim.runs import write_whole
 
 HERE = Path(__file__).parent
@@ -134,20 +133,7 @@ def write(run: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as text. The same run gives the same text: nothing depends on when or where this is called."""
-    return _template().render(context(run))
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    """The template, compiled once for all the runs that one call reports on."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("template.html")
+    return template("template.html").render(context(run))
 
 
 def context(run: Run) -> dict[str, Any]:

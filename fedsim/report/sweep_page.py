@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from fedsim.errors import FedsimError, InputError
@@ -20,6 +18,7 @@ from fedsim.report.sweep_parts import matrices, planes
 from fedsim.report.sweep_pictures import Album
 from fedsim.report.sweep_reading import TITLES, Cell, Sweep, sweep_of
 from fedsim.report.table import Cells
+from fedsim.report.templates import template
 from fedsim.runs import write_whole
 
 HERE = Path(__file__).parent
@@ -81,7 +80,7 @@ def render(results: Mapping[str, Any], folder: Path) -> str:
     sweep = sweep_of(results)
     sections = [_section(kind, sweep, folder) for kind in dict.fromkeys(sweep.show)]
     failed = [trouble for cell in sweep.cells for trouble in _failures(sweep, cell)]
-    return _template().render(
+    return template("sweep.html").render(
         style=Markup("\n".join((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "sweep.css"))),
         name=sweep.name,
         title=sweep.title or sweep.name,
@@ -109,18 +108,6 @@ def _results(folder: Path) -> Mapping[str, Any]:
     if not isinstance(results, Mapping):
         raise InputError(f"{path}: holds no results; run the sweep again with --out {folder} to have them written")
     return results
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("sweep.html")
 
 
 def _section(kind: str, sweep: Sweep, folder: Path) -> Section:

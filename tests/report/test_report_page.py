@@ -8,41 +8,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from outline import Outline
 
 import fedsim.report
 from fedsim.errors import FedsimError, InputError
 from fedsim.report.page import render
 from fedsim.report.reading import EARLY, PARTLY, read
-
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Outline(HTMLParser):
-    """Checks that tags are balanced, and collects attributes and headings."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.tags: set[str] = set()
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
 
 
 def page_of(run: Path) -> str:

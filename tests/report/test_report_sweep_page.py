@@ -9,13 +9,13 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import made_sweep
 import numpy as np
 import pytest
+from outline import Outline
 from PIL import Image
 
 from fedsim.errors import InputError
@@ -26,31 +26,6 @@ from fedsim.report.planes import Mark, place, plane
 from fedsim.report.sweep_charts import any_rows
 from fedsim.report.sweep_page import render, write
 from fedsim.report.sweep_pictures import Album, cut_out
-
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Outline(HTMLParser):
-    """Checks that tags are balanced, and collects tags and attributes."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.tags: set[str] = set()
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
 
 
 def words_of(page: str) -> str:
