@@ -91,12 +91,14 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known before round 0 of what an adversary is to attack: all of it public to the participants.
+    """What is known before round 0 of what an adversary is to attack: public to the participants, but for `defenses`,
+    by which alone a file is checked.
 
     model: its name. has_batchnorm: None where only the built model can tell. batchnorm: the policy.
     algorithm: `fedsgd` or `fedavg`. one_gradient: whether each update is one gradient, up to the rate: one local step
         without weight decay.
     batch_sizes: of the local steps of each targeted client. aggregate: whether only the sum of their updates is shown.
+    defenses: the names of each targeted client's defenses; None where that is not known.
     """
 
     model: str
@@ -106,6 +108,7 @@ class Situation:
     one_gradient: bool
     batch_sizes: tuple[int, ...]
     aggregate: bool = False
+    defenses: tuple[tuple[str, ...], ...] | None = None
 
 
 class Adversary(Protocol):

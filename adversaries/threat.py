@@ -161,6 +161,7 @@ def situation(entry: AdversaryEntry, experiment: Experiment) -> Situation:
         or all(one.local_steps == 1 and not one.weight_decay for one in trainings),
         batch_sizes=tuple(one.batch_size for one in trainings),
         aggregate=entry.aggregate,
+        defenses=tuple(tuple(one.name for one in training.defenses) for training in trainings),
     )
 
 

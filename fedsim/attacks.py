@@ -29,7 +29,8 @@ class Attack:
     """A job waiting to be run: whose it is, its address, and whose data of which round it is after.
 
     clients: one, or several where only the sum of their updates was shown. rounds: one, or several where the answers
-    of several jobs were put together (`combined`); `job` is then the address of all of them.
+    of several jobs were put together (`combined`); `job` is then the address of all of them. answer: its name, where a
+    plugin gives several.
     """
 
     entry: AdversaryEntry
@@ -37,6 +38,12 @@ class Attack:
     clients: tuple[int, ...]
     rounds: tuple[int, ...]
     combined: bool = False
+    answer: str = ""
+
+    @property
+    def title(self) -> str:
+        """The adversary's id, with the answer's name behind it."""
+        return f"{self.entry.id}-{self.answer}" if self.answer else self.entry.id
 
     @property
     def round(self) -> int:
@@ -46,7 +53,7 @@ class Attack:
     @property
     def name(self) -> str:
         """For a screen."""
-        return f"{self.entry.id}, {self.whom}"
+        return f"{self.title}, {self.whom}"
 
     @property
     def whom(self) -> str:
@@ -106,7 +113,7 @@ def run_attacks(
             failed = line["status"] == "failed"
             screen.attack(attack.name, 1, 1, "failed" if failed else f"objective {line['objective']:.4g}")
             if failed:
-                warn(f"adversary '{attack.entry.id}' failed on {attack.whom}: {line['error']}")
+                warn(f"adversary '{attack.title}' failed on {attack.whom}: {line['error']}")
             append_line(folder.attacks, line)
             lines.append(line)
     return lines
@@ -223,18 +230,18 @@ def _combined(
             found = error
         seconds += time.perf_counter() - start
         for name, one in found.items() if isinstance(found, Mapping) else [("", found)]:
-            entry = replace(whole.entry, id=f"{whole.entry.id}-{name}") if name else whole.entry
             failed = len(group) - len(parts)
             if failed and isinstance(one, Reconstruction) and one.status == "done" and isinstance(one.notes, Mapping):
                 one = replace(one, status="partial", notes={**one.notes, "jobs that failed": failed})
-            yield replace(whole, entry=entry), _Answer(one, seconds)
+            yield replace(whole, answer=name), _Answer(one, seconds)
 
 
 def _line(attack: Attack, answer: _Answer, experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
     """What attacks.jsonl says of an attack: its answer, scored."""
     entry, found = attack.entry, answer.found
     line: dict[str, Any] = {
-        "adversary": entry.id,
+        "adversary": attack.title,
+        "entry": entry.id,
         "plugin": entry.plugin.name,
         "client": attack.clients[0] if len(attack.clients) == 1 else None,
         "clients": list(attack.clients),
@@ -283,11 +290,15 @@ def _announced(clients: Sequence[int], experiment: Experiment) -> int:
 
 
 def _defenses(clients: Sequence[int], experiment: Experiment) -> list[dict[str, Any]]:
-    """The defenses of a client, or of all whose updates were summed; one that not all of them have says whose it is."""
+    """The defenses of a client, or of all whose updates were summed; one that not all of them have says whose it is.
+    A bottleneck in the model is one of everybody's.
+    """
+    units = getattr(experiment.model.settings, "bottleneck", 0)
+    model = [{"name": "precode", "bottleneck": units}] if units else []
     own = {client: experiment.clients.training(client).defenses for client in clients}
     if len(set(own.values())) == 1:
-        return [defense.describe() for defense in own[clients[0]]]
-    out = []
+        return model + [defense.describe() for defense in own[clients[0]]]
+    out: list[dict[str, Any]] = model
     for defense in dict.fromkeys(itertools.chain(*own.values())):
         whose = [client for client in clients if defense in own[client]]
         out.append(defense.describe() | ({"clients": whose} if len(whose) < len(own) else {}))
@@ -318,7 +329,7 @@ def _scores(
         fields["lpips_paper"] = None if values is None else sum(values) / len(values)
     # A file's name has an end; the job's address tells such sums apart.
     clients = "-".join(map(str, attack.clients)) if len(attack.clients) < 9 else f"sum{len(attack.clients)}"
-    picture = folder.reconstructions / f"{attack.entry.id}-c{clients}-r{attack.round}-{attack.job[:8]}.png"
+    picture = folder.reconstructions / f"{attack.title}-c{clients}-r{attack.round}-{attack.job[:8]}.png"
     comparison(result.truth.numpy(), result.guess.numpy(), picture)
     return {**fields, **before, "picture": str(picture.relative_to(folder.path))}
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from fedsim import scoring
 from fedsim.adversaries.base import Job, Observation, Reconstruction
 from fedsim.experiment import AdversaryEntry, Component, Experiment
+from fedsim.report.reading import attack_of
+from fedsim.report.table import attack_cells
 from fedsim.runs import RunFolder
 from fedsim.scoring import Truth, pairing
 from fedsim.simulation import Outcome, simulate
@@ -107,6 +109,10 @@ def test_several_answers_are_lines_of_their_own_each_with_its_name(experiment: E
         ("means-slow", 1),
     ]
     assert len({line["picture"] for line in outcome.attacks}) == 4
+    # One adversary of the experiment gave them, from all rounds; what it knows is that one's.
+    read = [attack_of(line) for line in outcome.attacks]
+    assert {(attack.entry, attack.when) for attack in read} == {("means", "1-3")}
+    assert all(row[2] == "1-3" and row[4] == "2 of 12" for row in attack_cells(read).rows)
 
 
 def truth(count: int, batch: int) -> Truth:

@@ -75,7 +75,20 @@ class Carlini(Inversion):
         """Why these settings cannot work on what they are set on."""
         if situation.aggregate and len(situation.batch_sizes) > 1:
             return "it decodes the encodings of one client, but it is shown the sum of several; target one of them"
-        return self._at_odds() or super().objection(situation)
+        return self._undecodable(situation) or self._at_odds() or super().objection(situation)
+
+    def _undecodable(self, situation: Situation) -> str | None:
+        for names in situation.defenses or ():
+            if not {"mixup", "instahide"} & set(names):
+                has = f"has {', '.join(names)}" if names else "has no defense"
+                return (
+                    f"it decodes mixup or instahide, but a targeted client {has}; use an inversion such as huang there"
+                )
+            if self.indices == "inferred" and "instahide" in names:
+                return (
+                    'indices = "inferred" needs linear mixtures, but instahide hides signs; use indices = "known"'
+                )
+        return None
 
     def _at_odds(self) -> str | None:
         if self.indices == "inferred" and self.coefficients != "estimated":

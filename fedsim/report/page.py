@@ -283,15 +283,15 @@ def _threats(run: Run) -> list[Threat]:
     sights = {sight.adversary: sight for sight in run.sights}
     entries = {_id(entry): entry for entry in tables(run.experiment.get("adversaries"))}
     for attack in run.attacks:  # Without an experiment file, the attacks still tell who stood where.
-        if attack.adversary not in entries:
-            hits = [other for other in run.attacks if other.adversary == attack.adversary]
-            entries[attack.adversary] = {
-                "id": attack.adversary,
+        if attack.entry not in entries:
+            hits = [other for other in run.attacks if other.entry == attack.entry]
+            entries[attack.entry] = {
+                "id": attack.entry,
                 "name": attack.plugin,
                 "vantage": attack.vantage,
                 "targets": sorted({client for hit in hits for client in words.whose(hit)}),
                 "aggregate": any(len(hit.clients) > 1 for hit in hits),
-                "rounds": sorted({hit.round for hit in hits if hit.round is not None}),
+                "rounds": sorted({number for hit in hits for number in hit.rounds}),
             }
     for name in sights:
         entries.setdefault(name, {"id": name})
@@ -334,8 +334,9 @@ def _id(entry: Table) -> str:
 def _training(run: Run) -> dict[str, Any]:
     attacked: dict[int, list[int]] = {}
     for attack in run.attacks:
-        if attack.round is not None and words.whose(attack):
-            attacked.setdefault(attack.round, []).extend(words.whose(attack))
+        for number in attack.rounds:
+            attacked.setdefault(number, []).extend(words.whose(attack))
+    attacked = {number: sorted(set(hit)) for number, hit in attacked.items() if hit}
     marks = {number: f"round {number}: {numbered(hit, 'client')} attacked" for number, hit in attacked.items()}
 
     def series(name: str, style: str, field: str) -> charts.Series:

@@ -72,7 +72,8 @@ class Attack:
     """One line of `attacks.jsonl`: one reconstruction and its scores (means over the batch, images in [0, 1]).
 
     clients: whose data; several where only the sum of their updates was seen, and then there is no `client`.
-    images: how many it returned; 0 if it was after the labels alone.
+    images: how many were scored; 0 if it was after the labels alone. rounds: all that it is of; `round` is the last.
+    entry: the adversary of the experiment whose answer this is: of several answers, each has a name of its own.
     """
 
     adversary: str = "unnamed"
@@ -81,6 +82,8 @@ class Attack:
     client: int | None = None
     clients: tuple[int, ...] = ()
     round: int | None = None
+    rounds: tuple[int, ...] = ()
+    entry: str = ""
     batch: int | None = None
     images: int | None = None
     psnr: float | None = None
@@ -101,6 +104,13 @@ class Attack:
     history: tuple[tuple[float, float], ...] = ()
     notes: Table = field(default_factory=dict)
     per_image: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+
+    @property
+    def when(self) -> str:
+        """`3`, or `1-12` of an answer made from several rounds; "" where that is unknown."""
+        if len(self.rounds) > 1:
+            return f"{min(self.rounds)}-{max(self.rounds)}"
+        return "" if self.round is None else str(self.round)
 
     @property
     def scored(self) -> bool:
@@ -258,6 +268,8 @@ def attack_of(line: Table) -> Attack:
         client=integer(line.get("client")),
         clients=integers(line.get("clients")),
         round=integer(line.get("round")),
+        rounds=integers(line.get("rounds")) or integers([line.get("round")]),
+        entry=text(line.get("entry")) or text(line.get("adversary")) or "unnamed",
         batch=integer(line.get("batch")),
         images=integer(line.get("images")),
         psnr=real(line.get("psnr")),

@@ -68,9 +68,9 @@ def attack_cells(attacks: Iterable[Attack | Mapping[str, Any]]) -> Cells:
             (
                 notes.mark(attack.adversary, trouble),
                 _whom(attack),
-                MISSING if attack.round is None else str(attack.round),
+                attack.when or MISSING,
                 defended,
-                whole(attack.batch),
+                _of_batch(attack),
                 _reasoned(psnr, attack, notes),
                 _reasoned(ssim, attack, notes),
                 notes.mark(lpips, _why_no_lpips(attack)) if lpips == MISSING else lpips,
@@ -94,6 +94,12 @@ def attack_cells(attacks: Iterable[Attack | Mapping[str, Any]]) -> Cells:
     )
     numeric = tuple(name not in ("adversary", "defenses") for name in header)
     return Cells("Reconstructions", header, numeric, tuple(rows), notes.written())
+
+
+def _of_batch(attack: Attack) -> str:
+    """`16`; `2 of 16` where fewer images were found, over which the means then are."""
+    fewer = attack.images is not None and attack.batch is not None and 0 < attack.images < attack.batch
+    return f"{attack.images} of {attack.batch}" if fewer else whole(attack.batch)
 
 
 def _whom(attack: Attack) -> str:

@@ -122,7 +122,7 @@ def victim(attack: Attack) -> str:
 
 def when(attack: Attack) -> str:
     """The round whose data were attacked."""
-    return f"round {attack.round}" if attack.round is not None else "unknown round"
+    return numbered(list(attack.rounds), "round") if attack.rounds else "unknown round"
 
 
 def whose(attack: Attack) -> tuple[int, ...]:
@@ -230,11 +230,11 @@ def headline(run: Run) -> str:
             return "No adversary took part in this run." if run.experiment else "No attack is recorded."
         return f"{counted(len(planned), 'adversary', 'adversaries')} took part, but no attack is recorded."
     places = sorted({PLACES[attack.vantage] for attack in run.attacks if attack.vantage in PLACES})
-    ids = {attack.adversary for attack in run.attacks}
+    ids = {attack.entry for attack in run.attacks}
     who = f"{counted(len(ids), 'adversary', 'adversaries')}{' ' + listed(places) if places else ''}"
     attacked = {client for whom in hits for client in whom}
     whom = counted(len(attacked), "client") if any(len(clients) == 1 for clients in hits) else "the clients' sum"
-    rounds = sorted({attack.round for attack in run.attacks if attack.round is not None})
+    rounds = sorted({number for attack in run.attacks for number in attack.rounds})
     when = f" in {numbered(rounds, 'round')}" if rounds else ""
     text = f"{who} attacked {whom}{when}."
     rated = [attack for attack in run.attacks if attack.ssim is not None and math.isfinite(attack.ssim)]
@@ -292,9 +292,9 @@ def labels_right(attack: Attack) -> str:
 def labels(run: Run, attack: Attack) -> str:
     """How far the labels came out right; a score for them means nothing where they were granted."""
     entry = next(
-        (e for e in tables(run.experiment.get("adversaries")) if attack.adversary in (e.get("id"), e.get("name"))), {}
+        (e for e in tables(run.experiment.get("adversaries")) if attack.entry in (e.get("id"), e.get("name"))), {}
     )
-    sight = next((sight for sight in run.sights if sight.adversary == attack.adversary), Sight(attack.adversary))
+    sight = next((sight for sight in run.sights if sight.adversary == attack.entry), Sight(attack.entry))
     if "labels" in (*strings(entry.get("knows")), *sight.knows):
         return "labels were given to the adversary"
     if attack.label_accuracy is None or not math.isfinite(attack.label_accuracy):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -246,3 +247,26 @@ def test_nothing_but_public_images_is_nothing_to_decode() -> None:
     parts = encoded(Private(IMAGES.images[:8], IMAGES.classes[:8]), public=4, passes=2)
     with pytest.raises(InputError, match="no private image"):
         decode(parts)
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "said"),
+    [
+        ((("gradient_pruning",),), {}, "a targeted client has gradient_pruning"),
+        (((),), {}, "a targeted client has no defense"),
+        ((("mixup",), ()), {}, "a targeted client has no defense"),
+        (
+            (("instahide",),),
+            {"indices": "inferred", "coefficients": "estimated", "private_images": 9},
+            "instahide hides signs",
+        ),
+        ((("mixup", "gradient_pruning"),), {}, None),
+        (None, {}, None),
+    ],
+)
+def test_what_cannot_be_decoded_is_refused_before_round_0(
+    names: tuple[tuple[str, ...], ...] | None, settings: dict[str, Any], said: str | None
+) -> None:
+    situation = Situation("mlp", False, "freeze", "fedsgd", True, (4,), defenses=names)
+    found = Carlini(batchnorm="none", **settings).objection(situation)
+    assert found is None if said is None else said in str(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fedsim.clients.training import poisson_schedule
 from fedsim.clients.workbench import Workbench
 from fedsim.errors import InputError
 from fedsim.experiment import Experiment
+from fedsim.experiment_file import component
 from fedsim.grids.flower_internals import SERVER_NODE, tensors_in, to_record
 from fedsim.grids.inline import InlineGrid, client_of
 from fedsim.runs import RoundRecord, RunFolder, read_lines
@@ -181,7 +183,12 @@ def test_encodings_before_and_perturbations_after_it_are_fine(small: Make) -> No
 
 @pytest.mark.parametrize("other", ["mixup", "instahide"])
 def test_mixing_is_refused(small: Make, other: str) -> None:
-    experiment = small(clients={"defenses": [{"name": other, "k": 2, "upper": 0.9}, PRIVATE]})
+    with pytest.raises(InputError, match="several mixtures"):
+        small(clients={"defenses": [{"name": other, "k": 2, "upper": 0.9}, PRIVATE]})
+    # A client looks again, whoever made the experiment.
+    alone = small(clients={"defenses": [PRIVATE]})
+    both = (component("defenses", other, ["k=2", "upper=0.9"]), *alone.clients.defenses)
+    experiment = replace(alone, clients=replace(alone.clients, defenses=both))
     reason = Workbench(experiment).objection(0)
     assert reason is not None and "'dp_sgd'" in reason and "several mixtures" in reason
     records, _, _ = rounds_of(experiment)
@@ -201,12 +208,19 @@ def test_batches_in_passes_are_refused(small: Make) -> None:
         place.train(0, 1, parameters(place), {})
 
 
+def test_batchnorm_is_refused_by_the_reader_of_the_file(small: Make) -> None:
+    with pytest.raises(InputError, match=r'batchnorm = "share_running" BatchNorm mixes the images'):
+        small(model={"name": "resnet18"}, clients={"defenses": [PRIVATE]})
+
+
 def test_batchnorm_is_refused_in_the_client_too(small: Make) -> None:
     model = {"name": "resnet18"}
     data = {"name": "digits"}
     for policy, fine in (("share_running", False), ("group_norm", True), ("freeze", True)):
-        clients = {"batchnorm": policy, "defenses": [PRIVATE], "batch_size": 2}
-        place = Workbench(small(model=model, data=data, clients=clients))
+        made = small(
+            model=model, data=data, clients={"batchnorm": "group_norm", "defenses": [PRIVATE], "batch_size": 2}
+        )
+        place = Workbench(replace(made, clients=replace(made.clients, batchnorm=policy)))
         assert (place.objection(0) is None) is fine, policy
         if not fine:
             with pytest.raises(InputError, match="mixes the images"):
