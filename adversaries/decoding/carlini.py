@@ -85,9 +85,7 @@ class Carlini(Inversion):
                     f"it decodes mixup or instahide, but a targeted client {has}; use an inversion such as huang there"
                 )
             if self.indices == "inferred" and "instahide" in names:
-                return (
-                    'indices = "inferred" needs linear mixtures, but instahide hides signs; use indices = "known"'
-                )
+                return 'indices = "inferred" needs linear mixtures, but instahide hides signs; use indices = "known"'
         return None
 
     def _at_odds(self) -> str | None:
