@@ -121,7 +121,8 @@ class Adversary(Protocol):
 
     A third, if it is there, puts together what the jobs of all rounds on the same client (or the same sum) gave:
         combine(parts: Sequence[tuple[Job, Reconstruction]], device, rng) -> Reconstruction, as pure as `attack`.
-    The parts come in the order of the rounds; those that failed are left out. Only the outcome is scored then. It may
+    The parts come in the order of the rounds; a job is read from disk whenever it is looked at, so that not all of them
+    need be in memory at once. Those that failed are left out. Only the outcome is scored then. It may
     also be several, by name: {name: Reconstruction}; each is scored as the adversary "ID-NAME".
 
     needs: what it must see or know, in the words of the threat model (`fedsim.experiment.SIGHTS` and `KNOWLEDGE`).

@@ -81,6 +81,8 @@ class Workbench:
         self.model = initial_model(experiment, self.federation.data).to(self.device)
         # Every client starts with these, before it has seen or kept any others.
         self.initial_statistics = batchnorm.statistics(self.model)
+        self._noisy = bool(precode.bottlenecks(self.model))
+        self._makers: dict[int, _Maker | None] = {}
         self._objections: dict[_Maker, str | None] = {}
 
     def train(
@@ -100,7 +102,7 @@ class Workbench:
         experiment, work = self.experiment, self._work(client, round_)
         settings = experiment.clients.training(client)
         batchnorm.load_statistics(self.model, {**self.initial_statistics, **buffers})
-        precode.seed(self.model, seeding.generator(experiment.seed, "bottleneck", round_, client))
+        self._seed_noise(client, round_)
         maker, reason = self._maker(client), self.objection(client)
         if reason:
             raise InputError(f"client {client}: defense {reason}")
@@ -159,7 +161,7 @@ class Workbench:
                 batches = self._shown(client, round_) if batches is None else batches
                 normalise = self.federation.data.normalisation
                 # The noise of the local step again, should the defense pass the batch through the model.
-                precode.seed(self.model, seeding.generator(seed, "bottleneck", round_, client))
+                self._seed_noise(client, round_)
                 site = Site(round_, self.model, parameters, batches, normalise, memory.get(place, {}))
                 update, kept[place] = defense.settings.perturb_at(update, site, rng)
             elif hasattr(defense.settings, "perturb"):
@@ -229,7 +231,17 @@ class Workbench:
         """
         return () if self._maker(client) is not None else self._work(client, round_).batches
 
+    def _seed_noise(self, client: int, round_: int) -> None:
+        """Let a bottleneck's noise begin as it does in this client's round."""
+        if self._noisy:
+            precode.seed(self.model, seeding.generator(self.experiment.seed, "bottleneck", round_, client))
+
     def _maker(self, client: int) -> _Maker | None:
+        if client not in self._makers:
+            self._makers[client] = self._made(client)
+        return self._makers[client]
+
+    def _made(self, client: int) -> _Maker | None:
         experiment, size = self.experiment, len(self.federation.shares[client])
         settings = experiment.clients.training(client)
         for place, defense in enumerate(settings.defenses if size else ()):

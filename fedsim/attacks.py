@@ -7,12 +7,12 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 
 from fedsim import answers, progress, scoring, seeding
-from fedsim.adversaries.base import Observation, Reconstruction
+from fedsim.adversaries.base import Job, Observation, Reconstruction
 from fedsim.adversaries.storage import JobStore
 from fedsim.data.dataset import Normalisation
 from fedsim.data.federation import load_data, load_federation
@@ -193,6 +193,26 @@ def _together(
     return {attack.job: _Answer(one, seconds) for attack, one in zip(group, found, strict=True)}
 
 
+class _Parts(Sequence[tuple[Job, Reconstruction]]):
+    """Jobs with their answers. A job holds a model and an update, so each is read anew whenever it is looked at."""
+
+    def __init__(self, store: JobStore, found: Sequence[tuple[str, Reconstruction]]) -> None:
+        self._store, self._found = store, found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[Job, Reconstruction]: ...
+    @overload
+    def __getitem__(self, place: slice) -> _Parts: ...
+    def __getitem__(self, place: int | slice) -> tuple[Job, Reconstruction] | _Parts:
+        if isinstance(place, slice):
+            return _Parts(self._store, self._found[place])
+        job, found = self._found[place]
+        return self._store.get(job), found
+
+
 def _combined(
     given: Sequence[tuple[Attack, _Answer]],
     experiment: Experiment,
@@ -216,14 +236,14 @@ def _combined(
             if isinstance(answer.found, Exception):
                 warn(f"adversary '{attack.entry.id}' failed on {attack.whom}, which is left out: {answer.found}")
             else:
-                parts.append((store.get(attack.job), answer.found))
+                parts.append((attack.job, answer.found))
         screen.attack(whole.name, 0, 1, "")
         try:
             if not parts:
                 raise next(answer.found for _, answer in group if isinstance(answer.found, Exception))
             with progress.listening(_teller(screen, whole.name)):
                 rng = seeding.generator(experiment.seed, "attack", address)
-                found = whole.entry.plugin.settings.combine(parts, device, rng)
+                found = whole.entry.plugin.settings.combine(_Parts(store, parts), device, rng)
             if isinstance(found, Mapping):
                 answers.check_names(found)
         except Exception as error:

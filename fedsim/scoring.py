@@ -57,11 +57,6 @@ def read_truth(folder: Path, clients: Sequence[int], rounds: Sequence[int]) -> T
     return Truth(**{key: torch.cat(values) for key, values in parts.items()})
 
 
-def has_truth(folder: Path, client: int, round_: int) -> bool:
-    """Whether it was stored."""
-    return _path(folder, client, round_).exists()
-
-
 @dataclass(frozen=True)
 class Score:
     """The comparison of a reconstruction with the truth.

@@ -60,6 +60,8 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
     outcome = Outcome(facts=_facts(experiment, place))
     store = JobStore(folder.captures, folder.jobs)
     attacks: list[Attack] = []
+    images: dict[tuple[int, int], int] = {}
+    """How many a client had in a round, where the truth of it is written."""
 
     def warn(text: str) -> None:
         outcome.warnings.append(text)
@@ -67,10 +69,11 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
 
     def on_observation(entry: AdversaryEntry, seen: Observation) -> None:
         for client in clients_of(seen):
-            if not scoring.has_truth(folder.truth, client, seen.round):
+            if (client, seen.round) not in images:
                 private = place.replay(client, seen.round, {}, {}, statistics=False)
                 scoring.write_truth(folder.truth, client, seen.round, private.batch, private.positions)
-        if len(scoring.read_truth(folder.truth, clients_of(seen), (seen.round,))):
+                images[client, seen.round] = len(private.batch)
+        if any(images[client, seen.round] for client in clients_of(seen)):
             attacks.extend(attacks_on(seen, entry, store, warn))
         else:  # where each image is drawn by chance
             whom = numbered(list(clients_of(seen)), "client")

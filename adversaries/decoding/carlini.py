@@ -119,10 +119,11 @@ class Carlini(Inversion):
         """The private images that the parts' encodings were mixed from; by the name of the solver if there are several.
         Raises InputError where parts and settings do not fit.
         """
-        from fedsim.adversaries.decoding import decode
+        from fedsim.adversaries.decoding import decode, encodings
 
+        gathered = encodings.gather(parts)
         found: dict[str, Reconstruction] = {
-            solver: decode.decode(replace(self, solver=solver, also=()), parts, device, rng)
+            solver: decode.decode(replace(self, solver=solver, also=()), gathered, device, rng)
             for solver in (self.solver, *self.also)
         }
         return found if self.also else found[self.solver]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fedsim import progress
-from fedsim.adversaries.base import Job, Reconstruction
+from fedsim.adversaries.base import Reconstruction
 from fedsim.adversaries.decoding import coefficients, magnitudes, regression, signs, unmixing
-from fedsim.adversaries.decoding.encodings import Encodings, gather
+from fedsim.adversaries.decoding.encodings import Encodings, as_published
 from fedsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,11 +31,9 @@ class Mixtures:
     classes: Tensor | None
 
 
-def decode(
-    settings: Carlini, parts: Sequence[tuple[Job, Reconstruction]], device: torch.device, rng: torch.Generator
-) -> Reconstruction:
+def decode(settings: Carlini, encodings: Encodings, device: torch.device, rng: torch.Generator) -> Reconstruction:
     """The private images of all encodings, in ascending order of their ids where these are granted."""
-    encodings = gather(parts, settings.solver == "published")
+    encodings = as_published(encodings) if settings.solver == "published" else encodings
     values = encodings.values.flatten(1).to(device)
     found = _mixtures(settings, encodings, values, rng)
     matrix = regression.mixing_matrix(found.indices, found.coefficients, found.ids)
@@ -50,7 +47,7 @@ def decode(
         images=encodings.normalise.inverse(raw).clamp(0, 1).contiguous(),
         labels=None if found.classes is None else found.classes.cpu(),
         objective=residual,
-        iterations=max(one.iterations for _, one in parts),
+        iterations=encodings.iterations,
         history=history or ((0, residual),),
         raw=raw.contiguous(),
         ids=None if inferred else found.ids.cpu(),

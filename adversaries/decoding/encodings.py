@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ class Encodings:
 
     values: normalised, float32 (R, C, H, W). hidden_signs: whether their signs mean nothing. mixed: k.
     indices: int64 (R, k), -1 for a public image. coefficients: float32 (R, k). labels: float32 (R, classes), soft.
-    Each of the three is None where it is not granted (for labels: not soft).
+    Each of the three is None where it is not granted (for labels: not soft). rounds, lengths: of the batches.
+    batch_size: that of a whole one. iterations: of an inversion, at most.
     """
 
     values: Tensor
@@ -33,6 +34,10 @@ class Encodings:
     coefficients: Tensor | None
     labels: Tensor | None
     normalise: Normalisation
+    rounds: tuple[int, ...]
+    lengths: tuple[int, ...]
+    batch_size: int
+    iterations: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,18 +45,17 @@ class Encodings:
         return tuple(self.values.shape[1:])
 
 
-def gather(parts: Sequence[tuple[Job, Reconstruction]], published_indexing: bool) -> Encodings:
-    """Put the parts together. Raises InputError where they are not encodings of one kind, one row for each mixture.
-
-    published_indexing: give the rows the mixtures that `published_rows` says.
-    """
-    if not parts:
+def gather(parts: Iterable[tuple[Job, Reconstruction]]) -> Encodings:
+    """Put the parts together. Raises InputError where they are not encodings of one kind, one row for each mixture."""
+    # Models and updates are dropped one by one: those of a thousand rounds together would fill the memory.
+    kept = [(_granted_alone(job.observations[0]), found) for job, found in parts]
+    if not kept:
         raise InputError("decoding: no inversion came to an end, so there is nothing to decode; see what failed")
-    seen = [job.observations[0] for job, _ in parts]
+    seen = [one for one, _ in kept]
     facts = seen[0].facts
     normalise = Normalisation(tuple(facts["mean"]), tuple(facts["std"]))
     encoding = _encoding(facts)
-    values = [_raw(found, normalise) for _, found in parts]
+    values = [_raw(found, normalise) for _, found in kept]
     granted = [_granted(seen, key) for key in ("mixing_indices", "mixing_coefficients")]
     for name, rows in zip(("mixing_indices", "mixing_coefficients"), granted, strict=True):
         for one, value, row in zip(seen, values, rows or [], strict=False):
@@ -62,10 +66,6 @@ def gather(parts: Sequence[tuple[Job, Reconstruction]], published_indexing: bool
                 )
     labels = _granted(seen, "labels")
     indices, coefficients = (None if rows is None else torch.cat(rows) for rows in granted)
-    if published_indexing and indices is not None and coefficients is not None:
-        _check_consecutive(seen)
-        order = published_rows([len(value) for value in values], int(facts["batch_size"]))
-        indices, coefficients = indices[order], coefficients[order]
     return Encodings(
         values=torch.cat(values),
         hidden_signs=HIDES_SIGNS[encoding["name"]],
@@ -74,7 +74,25 @@ def gather(parts: Sequence[tuple[Job, Reconstruction]], published_indexing: bool
         coefficients=coefficients,
         labels=torch.cat(labels) if labels is not None and all(one.is_floating_point() for one in labels) else None,
         normalise=normalise,
+        rounds=tuple(one.round for one in seen),
+        lengths=tuple(len(value) for value in values),
+        batch_size=int(facts["batch_size"]),
+        iterations=max(found.iterations for _, found in kept),
     )
+
+
+def as_published(encodings: Encodings) -> Encodings:
+    """The encodings with the mixtures that the published evaluation takes for theirs (see `published_rows`)."""
+    if encodings.indices is None or encodings.coefficients is None:
+        return encodings
+    _check_consecutive(encodings.rounds)
+    order = published_rows(encodings.lengths, encodings.batch_size)
+    return replace(encodings, indices=encodings.indices[order], coefficients=encodings.coefficients[order])
+
+
+def _granted_alone(seen: Observation) -> Observation:
+    """The observation with nothing but what is granted besides its vantage's sights."""
+    return replace(seen, tensors={name: value for name, value in seen.tensors.items() if name.startswith("known/")})
 
 
 def published_rows(lengths: Sequence[int], batch_size: int) -> Tensor:
@@ -93,9 +111,8 @@ def published_rows(lengths: Sequence[int], batch_size: int) -> Tensor:
     return torch.tensor(order)
 
 
-def _check_consecutive(seen: Sequence[Observation]) -> None:
-    rounds = [one.round for one in seen]
-    if rounds != list(range(rounds[0], rounds[0] + len(rounds))):
+def _check_consecutive(rounds: Sequence[int]) -> None:
+    if list(rounds) != list(range(rounds[0], rounds[0] + len(rounds))):
         raise InputError(
             f'solver = "published" counts the batches of a pass, but of rounds {rounds[0]} to {rounds[-1]} only '
             f"{len(rounds)} are there; attack all of them, from the first of a pass on"
