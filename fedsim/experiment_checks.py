@@ -120,9 +120,8 @@ def _mixing(experiment: Experiment, problems: Problems) -> None:
         if len(found) > 1 and (training is clients or training.defenses != clients.defenses):
             names = " and ".join(one.name for one in found)
             problems.add((*path, "defenses"), f"{names} both mix images; a client can have one such defense")
-        private = [one for one in training.defenses if hasattr(one.settings, "gradient")]
-        if private and (training is clients or training.defenses != clients.defenses):
-            _private(private[0], bool(found), experiment, (*path, "defenses"), problems)
+        if training is clients or training.defenses != clients.defenses:
+            _beside_one_another(training, experiment, (*path, "defenses"), problems)
     for position, entry in enumerate(experiment.adversaries):
         targets = [target for target in entry.targets if target < clients.count]
         for place, item in enumerate(entry.knows):
@@ -141,21 +140,16 @@ def _mixing(experiment: Experiment, problems: Problems) -> None:
                 )
 
 
-def _private(defense: Component, mixes: bool, experiment: Experiment, path: Path, problems: Problems) -> None:
-    """Private training needs a gradient for each image. What only the built model shows is said before round 0."""
-    if mixes:
-        problems.add(
-            path,
-            f"'{defense.name}' bounds what one image does to the update, but mixing puts it into several mixtures; "
-            "use one of the two",
-        )
-    policy = experiment.clients.batchnorm
-    if getattr(experiment.model.settings, "batchnorm", None) and policy not in ("group_norm", "freeze"):
-        problems.add(
-            path,
-            f"'{defense.name}' needs a gradient for each image, but under batchnorm = \"{policy}\" BatchNorm "
-            'mixes the images of a batch; use batchnorm = "group_norm", or "freeze"',
-        )
+def _beside_one_another(training: LocalTraining, experiment: Experiment, path: Path, problems: Problems) -> None:
+    """A defense may have something against the others, or against the BatchNorm policy."""
+    has_batchnorm = bool(getattr(experiment.model.settings, "batchnorm", None))
+    for place, defense in enumerate(training.defenses):
+        if hasattr(defense.settings, "objection"):
+            others = [one.settings for position, one in enumerate(training.defenses) if position != place]
+            reason = defense.settings.objection(others, has_batchnorm, experiment.clients.batchnorm)
+            if reason:
+                problems.add(path, f"'{defense.name}': {reason}")
+                return
 
 
 def _files(experiment: Experiment, problems: Problems) -> None:

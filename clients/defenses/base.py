@@ -102,8 +102,10 @@ class Defense(Protocol):
     An encoding in front of it must treat each image by itself, and a perturbation behind it is shown no batches (see
     `Site`); one that cannot do without says so with a class attribute, `reads_batches = True`.
 
-    Two methods more are asked if they are there, before round 0: `objection_to(model: nn.Module, policy: str)` returns
-    why the defense cannot work on this model under this BatchNorm policy, in words for the user, or None;
+    Three methods more are asked if they are there, before round 0:
+    `objection(others, has_batchnorm: bool, policy: str)`, without torch, returns why the defense cannot work beside the
+    settings of the client's other defenses, or under this BatchNorm policy, in words for the user, or None;
+    `objection_to(model: nn.Module, policy: str)` the same of the built model;
     `images_needed() -> int`, of one that mixes, is how many images a client must have.
     """
 

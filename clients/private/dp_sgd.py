@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -93,27 +93,14 @@ class DPSGD:
 
         return spending.epsilon(memory.get(_HISTORY), self.delta, self.accountant), self.delta
 
-    def objection_to(self, model: nn.Module, policy: str) -> str | None:
-        """Why a layer cannot be trained privately, or None."""
-        from opacus.validators import ModuleValidator
-
-        from fedsim import batchnorm
-
-        if batchnorm.layers(model) and policy != "freeze":
+    def objection(self, others: Sequence[Any], has_batchnorm: bool, policy: str) -> str | None:
+        """Why it cannot work beside a client's other defenses, or under this policy; None if it can."""
+        if has_batchnorm and policy not in ("group_norm", "freeze"):
             return (
                 f'under batchnorm = "{policy}" BatchNorm mixes the images of a batch, so that no image has a gradient '
                 'of its own, and its statistics are not protected; use batchnorm = "group_norm", or "freeze"'
             )
-        for name, module in model.named_modules():
-            if getattr(module, "inplace", False):
-                return f"layer '{name}' works in place, where Opacus' hooks cannot follow; build it with inplace=False"
-        batchnorm.training_mode(model, policy)
-        others = (error for error in ModuleValidator.validate(model) if not _about_batchnorm(error))
-        return next((f"Opacus cannot train this model: {error}" for error in others), None)
-
-    def objection_to_plan(self, model: nn.Module, plan: Plan) -> str | None:
-        """Why it cannot protect this client, or None. Tries per-example gradients on two made-up images."""
-        for other in plan.others:
+        for other in others:
             if hasattr(other, "mix"):
                 return (
                     f"{type(other).__name__} puts one image into several mixtures, so that clipping the gradient of a "
@@ -126,6 +113,29 @@ class DPSGD:
                 )
             if hasattr(other, "gradient"):
                 return f"{type(other).__name__} makes the gradient as well; a client's gradient is made once"
+        return None
+
+    def objection_to(self, model: nn.Module, policy: str) -> str | None:
+        """Why a layer cannot be trained privately, or None."""
+        from opacus.validators import ModuleValidator
+
+        from fedsim import batchnorm
+
+        against = self.objection((), bool(batchnorm.layers(model)), policy)
+        if against:
+            return against
+        for name, module in model.named_modules():
+            if getattr(module, "inplace", False):
+                return f"layer '{name}' works in place, where Opacus' hooks cannot follow; build it with inplace=False"
+        batchnorm.training_mode(model, policy)
+        others = (error for error in ModuleValidator.validate(model) if not _about_batchnorm(error))
+        return next((f"Opacus cannot train this model: {error}" for error in others), None)
+
+    def objection_to_plan(self, model: nn.Module, plan: Plan) -> str | None:
+        """Why it cannot protect this client, or None. Tries per-example gradients on two made-up images."""
+        against = self.objection(plan.others, False, "")
+        if against:
+            return against
         try:
             self.sigma(plan)
         except ValueError as error:

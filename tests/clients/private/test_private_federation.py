@@ -197,7 +197,11 @@ def test_mixing_is_refused(small: Make, other: str) -> None:
 
 
 def test_two_private_gradients_are_refused(small: Make) -> None:
-    reason = Workbench(small(clients={"defenses": [PRIVATE, PRIVATE]})).objection(0)
+    with pytest.raises(InputError, match="made once"):
+        small(clients={"defenses": [PRIVATE, PRIVATE]})
+    alone = small(clients={"defenses": [PRIVATE]})
+    twice = replace(alone, clients=replace(alone.clients, defenses=alone.clients.defenses * 2))
+    reason = Workbench(twice).objection(0)
     assert reason is not None and "made once" in reason
 
 
