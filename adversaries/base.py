@@ -6,7 +6,7 @@ All four kinds of object here are plain data, so that a job can be stored, moved
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,15 +27,23 @@ class Observation:
         `known/running_mean/LAYER` and `known/running_var/LAYER`; `known/mixing_indices`, int64 (N, k): which of the
         client's images each encoded one was mixed from, -1 for a public one; `known/mixing_coefficients`, float32
         (N, k): with which weights); `own/images` and `own/labels` of the adversary itself, for the vantage `client`.
+        Under secure aggregation, of each client by itself: `masked/vector`, int32 or int64 (size,), the masked ring
+        elements as signed numbers (or `masked/ciphertext`, uint8, under `ckks`); `keys/...`, `encrypted/TO` and
+        `opened/...`, uint8, what its other messages held. Of clients that work together with a server, `colluders`:
+        `colluder/CLIENT/update/NAME` and `colluder/CLIENT/sent_buffers/NAME`, as they sent them before masking.
         Absent is what this vantage may not see.
     facts: JSON data. `model` {name, settings}, `image_shape` [C, H, W], `classes`, `mean` and `std` (the data set's
         normalisation, one value a channel), `batchnorm` (policy), `algorithm`, `num_examples`, `num_steps`,
         `learning_rate`, `batch_size`, `momentum` and `weight_decay` (of the local steps), `bytes_down` and `bytes_up`,
-        `defenses` [{name, ...}] where the threat model grants it, `clients`: whose updates were summed, where only a
-        sum is shown; `update` is then the mean weighted by the number of examples, the gradient of the batch of all,
-        `num_examples` and `bytes_...` are sums, labels stand one client after the other, and a fact that is not the
-        same for all of them is absent; and `granted`: all that it shows and
-        grants, in the words of `fedsim.experiment`.
+        `defenses` [{name, ...}] where the threat model grants it; `secure_aggregation` where there is one (public):
+        {name, bits, clip, scale, statistics_scale, most_examples, layout {update, statistics: {NAME: shape}}, ...}, in
+        which names stand in alphabetical order once it was stored; and `granted`: all that it shows and grants, in the
+        words of `fedsim.experiment`.
+        Where only a sum is shown, `clients`: whose updates were summed; `update` is then the mean weighted by the
+        number of examples, the gradient of the batch of all, `num_examples` and `bytes_...` are sums, labels stand one
+        client after the other, and a fact that is not the same for all of them is absent. Under secure aggregation
+        there are besides `targets`: whom the adversary is after, and `colluders` {CLIENT: {num_examples, num_steps}};
+        for an adversary that derives, `sum/update/NAME` and `sum/sent_buffers/NAME` are the means in float64.
     """
 
     round: int
@@ -98,7 +106,8 @@ class Situation:
     algorithm: `fedsgd` or `fedavg`. one_gradient: whether each update is one gradient, up to the rate: one local step
         without weight decay.
     batch_sizes: of the local steps of each targeted client. aggregate: whether only the sum of their updates is shown.
-    defenses: the names of each targeted client's defenses; None where that is not known.
+    defenses: the names of each targeted client's defenses; None where that is not known. secure_aggregation: the name
+    of the mode, or "off".
     """
 
     model: str
@@ -109,6 +118,55 @@ class Situation:
     batch_sizes: tuple[int, ...]
     aggregate: bool = False
     defenses: tuple[tuple[str, ...], ...] | None = None
+    secure_aggregation: str = "off"
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What a derivation made of all that an adversary was shown.
+
+    observations: each of one client in one round, as if its update had been seen; `facts` hold what the plugin that is
+        to attack needs (as those of the observation that it came from), and `granted` all that it shows.
+    notes: for a person: which clients could be told apart, when, and which could not, and why.
+    """
+
+    observations: tuple[Observation, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Derivation(Protocol):
+    """How an adversary makes single updates out of what it sees: a step before the attack, by name (`derive = ...`).
+
+    It runs once, when all rounds are over, in the simulation's own process, on copies of what the vantage showed. The
+    observations that it returns take the place of those for the adversary's `capture`.
+
+    needs, powers: as an adversary's. gives: what its observations show besides, in the words of the threat model; the
+    adversary's own needs may be among them.
+
+    A derivation (or an adversary) with a power has one method for it, called in the server's place before a message
+    leaves it, only in the rounds of its entry, and only if the entry grants the power:
+        alter_model(round_, client, targets, parameters) -> Mapping[str, Tensor], for "alter_model": the global
+            parameters that this client is sent instead.
+        alter_request(round_, client, targets, stage, request) -> Mapping, for "alter_requests": the entries of a query
+            of the secure aggregation that this client is sent instead (bytes, numbers and lists of them).
+    Both must return new objects and change nothing in what they are given.
+
+    One method more is asked if it is there, before round 0: objection(situation: Situation) -> str | None.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def powers(self) -> frozenset[str]: ...
+
+    @property
+    def gives(self) -> frozenset[str]: ...
+
+    def derive(self, seen: Sequence[Observation]) -> Derived:
+        """Single updates from what was shown; pure. seen: in the order of rounds; each is read from disk when looked
+        at."""
+        ...
 
 
 class Adversary(Protocol):

@@ -1,4 +1,4 @@
-"""The Flower ClientApp: a train request in, an update out.
+"""The Flower ClientApp: a train request in, an update out; under secure aggregation, a masked one, and its queries.
 
 `client_app(experiment)` makes one for a simulation. `app` is the same for a Flower deployment (`flwr run`), where the
 experiment's name or file comes from the run configuration.
@@ -12,9 +12,11 @@ from torch import Tensor
 
 import fedsim.grids.flower_internals as flower
 from fedsim import batchnorm, protocol
+from fedsim.clients import sealing
 from fedsim.clients.workbench import workbench
 from fedsim.experiment import Experiment
 from fedsim.grids.deployment import experiment_of
+from fedsim.secagg.base import RECORD, ROUND, STAGES, Contribution, Refused, binding
 
 
 def client_app(experiment: Experiment | None = None) -> ClientApp:
@@ -25,6 +27,12 @@ def client_app(experiment: Experiment | None = None) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         return _train(experiment or experiment_of(context), message, context)
 
+    for stage in STAGES:
+
+        @app.query(stage)
+        def answer(message: Message, context: Context, stage: str = stage) -> Message:
+            return _answer(experiment or experiment_of(context), stage, message, context)
+
     return app
 
 
@@ -33,38 +41,64 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
     client = int(context.node_config["partition-id"])
     content = message.content
     round_ = int(_config(content)[protocol.ROUND])  # type: ignore[arg-type]
+    sealing.leave(experiment, client, round_, protocol.UPDATE)
     parameters = flower.tensors_in(content, protocol.ARRAYS)
     # Under `local` the server sends no statistics, and the client goes on with the ones that it kept.
-    held = flower.tensors_in(content, protocol.BUFFERS) or flower.tensors_in(context.state, protocol.BUFFERS)
+    sent = flower.tensors_in(content, protocol.BUFFERS)
+    held = sent or flower.tensors_in(context.state, protocol.BUFFERS)
     policy = experiment.clients.batchnorm
 
     trained, examples = place.train(client, round_, parameters, held)
     if policy == "local":
         context.state[protocol.BUFFERS] = flower.to_record(batchnorm.statistics(place.model))
-    update, kept = place.perturb(trained.update, client, round_, parameters, _remembered(context))
+    update, kept = place.perturb(trained.update, client, round_, parameters, remembered(context))
     kept, spent = place.spend(client, kept)
     for position, memory in kept.items():
         # Flower keeps a client's state from round to round.
         context.state[f"{_MEMORY}{position}"] = flower.to_record(memory)
 
-    reply = RecordDict({protocol.UPDATE: flower.to_record(update.tensors)})
     statistics = batchnorm.sent(policy, place.model, trained.passes)
-    if statistics:
-        reply[protocol.BUFFERS] = flower.to_record(statistics)
     numbers = MetricRecord({protocol.NUM_EXAMPLES: examples, protocol.NUM_STEPS: trained.steps})
     if trained.loss is not None:
         numbers[protocol.TRAIN_LOSS] = trained.loss
     if spent is not None:
         numbers[protocol.EPSILON], numbers[protocol.DELTA] = spent
+    if experiment.server.secure_aggregation is not None:
+        half = sealing.half(experiment, client, round_, context)
+        sealed = half.seal(
+            Contribution(update.tensors, statistics, examples, trained.steps),
+            content.config_records.get(RECORD),
+            binding(parameters, sent),
+        )
+        sealing.remember(half, context)
+        return Message(sealing.with_metrics(experiment, sealed, numbers), reply_to=message)
+    reply = RecordDict({protocol.UPDATE: flower.to_record(update.tensors)})
+    if statistics:
+        reply[protocol.BUFFERS] = flower.to_record(statistics)
     reply[protocol.METRICS] = numbers
     return Message(reply, reply_to=message)
+
+
+def _answer(experiment: Experiment, stage: str, message: Message, context: Context) -> Message:
+    """The answer to a query of the secure aggregation."""
+    query = message.content.get(RECORD)
+    if experiment.server.secure_aggregation is None or not isinstance(query, ConfigRecord):
+        raise Refused(f"a query '{stage}' with a record '{RECORD}' belongs to secure aggregation, and this is none")
+    client, round_ = int(context.node_config["partition-id"]), query.get(ROUND)
+    if not isinstance(round_, int):
+        raise Refused(f"the query '{stage}' does not say for which round it is")
+    sealing.leave(experiment, client, round_, stage)
+    half = sealing.half(experiment, client, round_, context)
+    record = half.answer(stage, query)
+    sealing.remember(half, context)
+    return Message(RecordDict({RECORD: record}), reply_to=message)
 
 
 _MEMORY = "memory-of-defense-"
 
 
-def _remembered(context: Context) -> dict[int, dict[str, Tensor]]:
-    """What the client's defenses kept of earlier rounds, by their place."""
+def remembered(context: Context) -> dict[int, dict[str, Tensor]]:
+    """What a client's defenses kept of earlier rounds, by their place in its list."""
     return {
         int(key.removeprefix(_MEMORY)): flower.tensors_in(context.state, key)
         for key in context.state
@@ -73,7 +107,8 @@ def _remembered(context: Context) -> dict[int, dict[str, Tensor]]:
 
 
 def _config(content: RecordDict) -> ConfigRecord:
-    return next(iter(content.config_records.values()))
+    """The record in which a strategy says the round; its name is the strategy's choice."""
+    return next(record for name, record in content.config_records.items() if name != RECORD)
 
 
 app = client_app()

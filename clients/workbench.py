@@ -21,6 +21,8 @@ from fedsim.experiment import Experiment
 from fedsim.models import precode
 from fedsim.models.initial import initial_model
 from fedsim.protocol import Batch, Update
+from fedsim.secagg.base import Terms
+from fedsim.secagg.terms import terms_of
 
 Memory = Mapping[int, Mapping[str, Tensor]]
 """What the defenses of a client remember from round to round, by their place in its list."""
@@ -81,9 +83,17 @@ class Workbench:
         self.model = initial_model(experiment, self.federation.data).to(self.device)
         # Every client starts with these, before it has seen or kept any others.
         self.initial_statistics = batchnorm.statistics(self.model)
+        self._terms: Terms | None = None
         self._noisy = bool(precode.bottlenecks(self.model))
         self._makers: dict[int, _Maker | None] = {}
         self._objections: dict[_Maker, str | None] = {}
+
+    @property
+    def terms(self) -> Terms:
+        """What is agreed on before a round of secure aggregation."""
+        if self._terms is None:
+            self._terms = terms_of(self.experiment, self.federation, self.model)
+        return self._terms
 
     def train(
         self,

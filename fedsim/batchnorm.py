@@ -153,7 +153,7 @@ def aggregate(
     running: Mapping[str, Tensor],
     replies: Sequence[Mapping[str, Tensor]],
     examples: Sequence[int],
-    steps: Sequence[int],
+    steps: Sequence[float],
 ) -> dict[str, Tensor]:
     """The server's running statistics after a round.
 

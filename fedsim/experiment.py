@@ -16,7 +16,18 @@ from fedsim.settings import Count, Device, Index, Name, NonNegative, OpenFractio
 Vantage = Literal["link", "server", "client"]
 """Where an adversary stands."""
 
-Sight = Literal["sizes", "global_model", "update", "num_examples", "own_data"]
+Sight = Literal[
+    "sizes",
+    "global_model",
+    "update",
+    "num_examples",
+    "training_details",
+    "masked_update",
+    "encrypted_shares",
+    "opened_shares",
+    "colluders",
+    "own_data",
+]
 """What a vantage can show; `adversaries.threat` has the table of which shows what."""
 
 Knowledge = Literal[
@@ -27,12 +38,16 @@ trained with them; the BatchNorm statistics of the private batch; the client's r
 defenses the client uses, with their settings (not their random draws); of what encodings that mix images drew, which
 images were mixed, and with which coefficients."""
 
-Power = Literal["alter_update", "alter_model"]
-"""What an adversary may change on its way. Passive adversaries have none."""
+Power = Literal["alter_update", "alter_model", "alter_requests"]
+"""What an adversary may change on its way: a client's update; the global model that a client is sent; what a server
+asks of the clients in a secure aggregation. Passive adversaries have none."""
 
 BatchNormPolicy = Literal["share_batch", "share_running", "local", "freeze", "group_norm"]
 LpipsNet = Literal["squeeze", "alex", "vgg", "off"]
 Algorithm = Literal["fedsgd", "fedavg"]
+
+OFF = "off"
+"""What a file says for no secure aggregation."""
 
 SIGHTS: tuple[str, ...] = get_args(Sight)
 KNOWLEDGE: tuple[str, ...] = get_args(Knowledge)
@@ -97,6 +112,9 @@ class Clients(LocalTraining):
     algorithm: Algorithm = "fedavg"
     batchnorm: BatchNormPolicy = "share_running"
     groups: tuple[Group, ...] = ()
+    dropout: OpenFraction = 0.0
+    """The probability with which a client that was drawn leaves the round: in training or, under secure aggregation, at
+    one of its stages, drawn at random."""
 
     def training(self, client: int) -> LocalTraining:
         """The settings that hold for one client."""
@@ -111,7 +129,8 @@ class Server:
     learning_rate: NonNegative
     """The step along the aggregated update: 1 for fedavg; for fedsgd, the rate of the gradient step. 0: the model
     stays as it is, and all rounds show the same one."""
-    secure_aggregation: Literal["off"] = "off"
+    secure_aggregation: Component | None = None
+    """How the clients' updates are summed so that the server learns the sum alone; None ("off" in a file): not."""
     tls: bool = False
     """Whether the links are encrypted. Then a link shows sizes alone."""
     milestones: tuple[Count, ...] = ()
@@ -132,7 +151,7 @@ class AdversaryEntry:
     plugin: Component
     vantage: Vantage
     targets: tuple[Index, ...]
-    """Clients whose data are attacked."""
+    """Clients whose data are attacked; a file may say "all"."""
     rounds: tuple[Count, ...]
     """Counted from 1; a file may say "all"."""
     knows: tuple[Knowledge, ...] = ()
@@ -142,6 +161,14 @@ class AdversaryEntry:
     aggregate: bool = False
     """It is shown the sum of its targets' updates in a round and no single one, as an ideal secure aggregation would
     have it. For the vantage `server`."""
+    colluders: tuple[Index, ...] = ()
+    """Clients that work together with it: they give it their updates and example counts. For the vantage `server`."""
+    derive: Component | None = None
+    """How it makes single updates out of what it sees, before its plugin attacks these."""
+    threat_model: str | None = None
+    """The canned threat model that it follows; see `fedsim.threat_models`."""
+    hides: tuple[Sight, ...] = ()
+    """What its vantage would show, and this adversary is not shown."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +190,9 @@ class Runtime:
     device: Device = "auto"
     threads: Count | None = None
     """CPU threads of torch; its own choice if absent."""
+    isolation: Literal["process", "none"] = "process"
+    """Attacks run in a process of their own, which gets the bytes of its jobs and nothing else; or, to look into a
+    plugin with a debugger, in the simulation's own process."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from pathlib import Path as FilePath
 
 from fedsim.experiment import AdversaryEntry, Component, Experiment, LocalTraining
 from fedsim.schema import Problems
+from fedsim.secagg import rounds
 from fedsim.toml_lines import Path
 
 
 def check(experiment: Experiment, problems: Problems) -> None:
     """Note every conflict in `problems`."""
-    for rule in (_sampling, _groups, _algorithm, _schedule, _mixing, _batchnorm, _files, _adversaries):
+    for rule in (_sampling, _groups, _algorithm, _schedule, _mixing, _batchnorm, _files, _secure, _adversaries):
         rule(experiment, problems)
 
 
@@ -174,6 +175,48 @@ def _batchnorm(experiment: Experiment, problems: Problems) -> None:
                 )
 
 
+def _secure(experiment: Experiment, problems: Problems) -> None:
+    """Secure aggregation has to be possible with so many clients, and nothing may need their updates one by one."""
+    mode, clients = experiment.server.secure_aggregation, experiment.clients
+    if mode is None:
+        return
+    path: Path = ("server", "secure_aggregation")
+    for key, problem in mode.settings.problems(rounds.drawn(experiment), rounds.most_examples(experiment), None):
+        problems.add((*path, key), problem)
+    strategy = experiment.server.strategy
+    if getattr(strategy.settings, "individual_updates", True):
+        problems.add(
+            ("server", "strategy"),
+            f"'{strategy.name}' compares the updates of single clients, and under secure aggregation ({mode.name}) the "
+            'server has their sum alone; use a strategy that averages, such as "fedavg" or "fedadam"',
+        )
+    places: list[tuple[Path, LocalTraining]] = [(("clients",), clients)]
+    places += [(("clients", "groups", position), group) for position, group in enumerate(clients.groups)]
+    for place, training in places:
+        for defense in training.defenses if training is clients or training.defenses != clients.defenses else ():
+            if getattr(defense.settings, "individual_updates", False):
+                problems.add(
+                    (*place, "defenses"),
+                    f"'{defense.name}' needs a server that sees single updates, and under secure aggregation "
+                    f"({mode.name}) it has their sum alone; leave one of the two out",
+                )
+
+
+def _colluders(position: int, entry: AdversaryEntry, experiment: Experiment, problems: Problems) -> None:
+    path: Path = ("adversaries", position, "colluders")
+    if entry.colluders and entry.vantage != "server":
+        problems.add(path, f'clients work together with a server, but the vantage is "{entry.vantage}"; use "server"')
+    elif entry.colluders and experiment.server.secure_aggregation is None:
+        problems.add(path, "without secure aggregation a server sees every update anyhow; leave it out, or turn one on")
+    if len(set(entry.colluders)) != len(entry.colluders):
+        problems.add(path, "has the same item twice")
+    for place, client in enumerate(entry.colluders):
+        if client >= experiment.clients.count:
+            problems.add((*path, place), _no_client(client, experiment))
+        elif client in entry.targets:
+            problems.add((*path, place), f"client {client} is a target; whoever works with the adversary is none")
+
+
 def _adversaries(experiment: Experiment, problems: Problems) -> None:
     for name, times in Counter(entry.id for entry in experiment.adversaries).items():
         if times > 1:
@@ -209,15 +252,20 @@ def _adversaries(experiment: Experiment, problems: Problems) -> None:
                 (*path, "aggregate"),
                 f'the sum of updates is what a server sees, but the vantage is "{entry.vantage}"; use "server"',
             )
-        if entry.aggregate:
-            _summed(position, entry, experiment, problems)
+        secured = entry.vantage == "server" and experiment.server.secure_aggregation is not None
+        if entry.derive is None and (entry.aggregate or secured):
+            among = range(experiment.clients.count) if secured else entry.targets
+            _summed(position, entry, tuple(among), experiment, problems)
+        _colluders(position, entry, experiment, problems)
         if entry.member is not None and entry.member >= experiment.clients.count:
             problems.add((*path, "member"), _no_client(entry.member, experiment))
 
 
-def _summed(position: int, entry: AdversaryEntry, experiment: Experiment, problems: Problems) -> None:
+def _summed(
+    position: int, entry: AdversaryEntry, among: tuple[int, ...], experiment: Experiment, problems: Problems
+) -> None:
     """What is granted of a sum, and what makes sense of it, has to hold for all of its clients."""
-    trainings = [experiment.clients.training(client) for client in entry.targets]
+    trainings = [experiment.clients.training(client) for client in among if client < experiment.clients.count]
     if len({one.learning_rate for one in trainings}) > 1:
         problems.add(
             ("adversaries", position, "targets"),
@@ -225,7 +273,7 @@ def _summed(position: int, entry: AdversaryEntry, experiment: Experiment, proble
             "target clients that have the same",
         )
     for place, item in enumerate(entry.knows):
-        if item.startswith("mixing_") and len(entry.targets) > 1:
+        if item.startswith("mixing_") and len(among) > 1:
             problems.add(
                 ("adversaries", position, "knows", place),
                 f"'{item}' tells one client's images apart, and this is the sum of several; leave it out",

@@ -14,9 +14,10 @@ from typing import Any
 
 import tomli_w
 
-from fedsim import plugins
+from fedsim import plugins, threat_models
 from fedsim.errors import InputError, SettingError, suggestion
 from fedsim.experiment import (
+    OFF,
     AdversaryEntry,
     Clients,
     Component,
@@ -83,7 +84,7 @@ def validate(table: dict[str, Any], problems: Problems, name: str, rules: Sequen
         "model": _component("models", table.get("model"), ("model",), problems),
         "clients": clients,
         "server": _server(table.get("server", {}), algorithm, problems),
-        "adversaries": _adversaries(table.get("adversaries", []), table.get("rounds"), problems),
+        "adversaries": _adversaries(table.get("adversaries", []), table.get("rounds"), clients, problems),
         "scores": fill(Scores, table.get("scores", {}), ("scores",), problems),
         "runtime": fill(Runtime, table.get("runtime", {}), ("runtime",), problems),
     }
@@ -107,6 +108,7 @@ def as_table(experiment: Experiment) -> dict[str, Any]:
     table["data"]["partition"]["kind"] = table["data"]["partition"].pop("name")
     for entry in table["adversaries"]:
         entry.update(entry.pop("plugin"))
+    table["server"].setdefault("secure_aggregation", OFF)
     return table
 
 
@@ -356,10 +358,24 @@ def _clients(raw: dict[str, Any], problems: Problems) -> Clients | None:
 def _server(raw: dict[str, Any], algorithm: str, problems: Problems) -> Server | None:
     strategy = _component("strategies", raw.get("strategy", "fedavg"), ("server", "strategy"), problems)
     defaults = {"learning_rate": 0.1 if algorithm == "fedsgd" else 1.0}
-    return fill(Server, {**defaults, **raw}, ("server",), problems, ready={"strategy": strategy})
+    ready = {"strategy": strategy, "secure_aggregation": _secure(raw.get("secure_aggregation", OFF), problems)}
+    return fill(Server, {**defaults, **raw}, ("server",), problems, ready=ready)
 
 
-def _adversaries(raw: Any, rounds: Any, problems: Problems) -> tuple[AdversaryEntry, ...]:
+def _secure(raw: Any, problems: Problems) -> Component | None:
+    path = ("server", "secure_aggregation")
+    if raw == OFF or raw == {"name": OFF}:
+        return None
+    name = raw.get("name") if isinstance(raw, dict) else raw
+    known = plugins.names("secure_aggregations")
+    if not isinstance(name, str) or name not in known:
+        what = f"must be one of {', '.join([OFF, *known])}, or a table with such a name, not {raw!r}"
+        problems.add(path, what + (suggestion(name, [OFF, *known]) if isinstance(name, str) else ""))
+        return None
+    return _component("secure_aggregations", raw, path, problems)
+
+
+def _adversaries(raw: Any, rounds: Any, clients: Clients | None, problems: Problems) -> tuple[AdversaryEntry, ...]:
     if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
         problems.add(("adversaries",), "must be tables, as in [[adversaries]]")
         return ()
@@ -373,7 +389,13 @@ def _adversaries(raw: Any, rounds: Any, problems: Problems) -> tuple[AdversaryEn
         table = {"id": plugin.name, **{key: value for key, value in item.items() if key in own}}
         if table.get("rounds") == "all" and isinstance(rounds, int) and 0 < rounds <= MOST_ROUNDS:
             table["rounds"] = list(range(1, rounds + 1))
-        made.append(fill(AdversaryEntry, table, path, problems, ready={"plugin": plugin}))
+        if table.get("targets") == "all" and clients is not None and clients.count <= MOST_ROUNDS:
+            table["targets"] = list(range(clients.count))
+        ready: dict[str, Any] = {"plugin": plugin}
+        if "derive" in table:
+            ready["derive"] = _component("derivations", table["derive"], (*path, "derive"), problems)
+        table = threat_models.expand(table, path, problems)
+        made.append(fill(AdversaryEntry, table, path, problems, ready=ready))
     return tuple(entry for entry in made if entry)
 
 

@@ -13,7 +13,18 @@ from typing import Any
 
 from fedsim.errors import InputError, suggestion
 
-KINDS = ("adversaries", "datasets", "defenses", "models", "partitions", "strategies")
+KINDS = (
+    "adversaries",
+    "datasets",
+    "defenses",
+    "derivations",
+    "models",
+    "partitions",
+    "secure_aggregations",
+    "strategies",
+)
+"""What a file can name. There are two kinds more, the halves of a secure aggregation: `maskings` (the clients') and
+`unmaskings` (the server's), each under the name of its mode."""
 
 
 @functools.cache
@@ -51,4 +62,10 @@ def load(kind: str, name: str) -> Any:
 
 def singular(kind: str) -> str:
     """`adversaries` -> `adversary`, for messages."""
-    return {"adversaries": "adversary", "datasets": "data set", "strategies": "strategy"}.get(kind, kind[:-1])
+    special = {
+        "adversaries": "adversary",
+        "datasets": "data set",
+        "secure_aggregations": "secure aggregation",
+        "strategies": "strategy",
+    }
+    return special.get(kind, kind[:-1])

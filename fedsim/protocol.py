@@ -26,6 +26,8 @@ TRAIN_LOSS = "train-loss"
 EPSILON = "epsilon"
 """What a client's private training has cost in all rounds so far, with `delta`; absent where it is not private."""
 DELTA = "delta"
+CLEAR = {"train_loss": (TRAIN_LOSS,), "epsilon": (EPSILON, DELTA)}
+"""Numbers that a client may tell beside a sealed update, by the word of a secure aggregation's `metrics`."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class RoundRecord:
     [0, 1]. skipped: why the round left the model as it was, if it did.
     epsilons: by client, what private training has cost it so far, as it said with its last update that was used.
     epsilon: the largest of them, with its delta; infinite (null in the file) where a client adds no noise.
+    secure: about the round's secure aggregation, if there was one: its mode, how many clients survived, how many
+    examples and clipped coordinates are in the sum, and who did not help to open it (`late`, by client).
     """
 
     round: int
@@ -47,11 +49,12 @@ class RoundRecord:
     epsilon: float | None = None
     delta: float | None = None
     epsilons: dict[int, float] = field(default_factory=dict)
+    secure: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The line as data; `skipped`, and what is said of privacy besides epsilon, only where there is any."""
         data = asdict(self)
-        for key in ("skipped", "delta", "epsilons"):
+        for key in ("skipped", "delta", "epsilons", "secure"):
             if not data[key]:
                 del data[key]
         return data
@@ -87,6 +90,7 @@ class RunFolder:
     truth: Path = field(init=False)
     reconstructions: Path = field(init=False)
     checkpoints: Path = field(init=False)
+    derived: Path = field(init=False)
 
     def __post_init__(self) -> None:
         for name, file in {
@@ -99,6 +103,7 @@ class RunFolder:
             "truth": "truth",
             "reconstructions": "reconstructions",
             "checkpoints": "checkpoints",
+            "derived": "derived.jsonl",
         }.items():
             object.__setattr__(self, name, self.path / file)
 

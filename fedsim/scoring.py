@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsim import metrics
 from fedsim.data.dataset import Normalisation
+from fedsim.errors import FedsimError
 from fedsim.experiment import LpipsNet
 from fedsim.metrics import published
 from fedsim.protocol import Batch
@@ -43,12 +44,18 @@ def write_truth(folder: Path, client: int, round_: int, batch: Batch, ids: Tenso
 
 
 def read_truth(folder: Path, clients: Sequence[int], rounds: Sequence[int]) -> Truth:
-    """What `write_truth` stored of these clients in these rounds: of each client, every image once."""
+    """What `write_truth` stored of these clients in these rounds: of each client, every image once. Raises FedsimError
+    where that was not stored.
+    """
     parts: dict[str, list[Tensor]] = {"images": [], "labels": [], "ids": [], "groups": []}
     for client in clients:
         had: set[int] = set()
         for group, round_ in enumerate(rounds):
-            stored = unpack(_path(folder, client, round_).read_bytes())[0]
+            try:
+                stored = unpack(_path(folder, client, round_).read_bytes())[0]
+            except OSError as error:  # without the place, which an attack's error is not to name
+                reason = error.strerror
+                raise FedsimError(f"there is no truth of client {client} in round {round_}: {reason}") from None
             new = torch.tensor([id_ not in had for id_ in stored["ids"].tolist()])
             had.update(stored["ids"].tolist())
             stored["groups"] = torch.full_like(stored["ids"], group)
@@ -162,3 +169,32 @@ def as_published(
 
 def _path(folder: Path, client: int, round_: int) -> Path:
     return folder / f"c{client}-r{round_}.safetensors"
+
+
+def write_update(folder: Path, client: int, round_: int, update: Mapping[str, Tensor]) -> None:
+    """Store a client's update of a round, as it was after its defenses, for `update_error`."""
+    write_whole(_update_path(folder, client, round_), pack(update, {}))
+
+
+def update_error(folder: Path, client: int, round_: int, found: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """How far an update that an adversary derived is from the true one; all None where the true one is not known.
+
+    largest_error: of any coordinate. relative_error: the norm of the difference over the norm of the true update.
+    cosine: of the two, 1 where they point the same way.
+    """
+    path = _update_path(folder, client, round_)
+    if not path.is_file():
+        return {"largest_error": None, "relative_error": None, "cosine": None}
+    stored = unpack(path.read_bytes())[0]
+    true = torch.cat([value.double().flatten() for value in stored.values()])
+    guess = torch.cat([found[name].double().flatten() for name in stored])
+    off, norm = guess - true, torch.linalg.vector_norm(true)
+    return {
+        "largest_error": float(off.abs().max()),
+        "relative_error": float(torch.linalg.vector_norm(off) / norm),
+        "cosine": float((guess * true).sum() / (torch.linalg.vector_norm(guess) * norm)),
+    }
+
+
+def _update_path(folder: Path, client: int, round_: int) -> Path:
+    return folder / f"update-c{client}-r{round_}.safetensors"

@@ -6,6 +6,7 @@ attacks -> scoring -> report.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,13 +15,11 @@ import torch
 from flwr.app import Context, RecordDict
 from torch import Tensor
 
-import fedsim.grids.flower_internals as flower
-from fedsim import batchnorm, protocol, scoring
+from fedsim import batchnorm
 from fedsim.adversaries import threat
-from fedsim.adversaries.base import Observation
-from fedsim.adversaries.storage import JobStore
+from fedsim.adversaries.tampering import Tampering
 from fedsim.adversaries.wiretap import Wiretap
-from fedsim.attacks import Attack, attacks_on, clients_of, run_attacks
+from fedsim.attacks import Attack, run_attacks
 from fedsim.clients.app import client_app
 from fedsim.clients.workbench import Workbench, workbench
 from fedsim.errors import InputError
@@ -28,9 +27,12 @@ from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.grids.inline import InlineGrid
 from fedsim.models import checkpoints
 from fedsim.progress import Screen
-from fedsim.report.formats import numbered
+from fedsim.report.formats import counted, numbered
 from fedsim.runs import RoundRecord, RunFolder, append_line, write_whole
+from fedsim.secagg.terms import public_facts
 from fedsim.server.app import server_app
+from fedsim.watching import Watch
+from fedsim.witness import Witness
 
 
 @dataclass
@@ -58,35 +60,31 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
     place = workbench(experiment)
     _check_built(experiment, place)
     outcome = Outcome(facts=_facts(experiment, place))
-    store = JobStore(folder.captures, folder.jobs)
-    attacks: list[Attack] = []
-    images: dict[tuple[int, int], int] = {}
-    """How many a client had in a round, where the truth of it is written."""
+    warned: set[str] = set()
 
     def warn(text: str) -> None:
         outcome.warnings.append(text)
         screen.warn(text)
 
-    def on_observation(entry: AdversaryEntry, seen: Observation) -> None:
-        for client in clients_of(seen):
-            if (client, seen.round) not in images:
-                private = place.replay(client, seen.round, {}, {}, statistics=False)
-                scoring.write_truth(folder.truth, client, seen.round, private.batch, private.positions)
-                images[client, seen.round] = len(private.batch)
-        if any(images[client, seen.round] for client in clients_of(seen)):
-            attacks.extend(attacks_on(seen, entry, store, warn))
-        else:  # where each image is drawn by chance
-            whom = numbered(list(clients_of(seen)), "client")
-            warn(f"adversary '{entry.id}': {whom} drew no image in round {seen.round}, so there is nothing to attack")
-
     def on_round(record: RoundRecord) -> None:
         outcome.rounds.append(record)
         append_line(folder.rounds, record.as_json())
         screen.rounds(record.round, experiment.rounds, record)
+        if record.secure and record.secure.get("clipped") and not warned:
+            warned.add("clipped")
+            warn(
+                f"round {record.round}: secure aggregation cut off {counted(record.secure['clipped'], 'coordinate')} "
+                "that were too large; raise server.secure_aggregation.clip, if this goes on"
+            )
 
     grid = InlineGrid(client_app(experiment), experiment.clients.count)
-    wiretap = Wiretap(experiment, _public(experiment, place), _Witness(place, grid), on_observation)
+    witness = Witness(place, grid)
+    watch = Watch(experiment, place, witness, folder, warn)
+    wiretap = Wiretap(experiment, _public(experiment, place), witness, watch)
+    grid.let_alter(Tampering(experiment, warn))
+    # In this order: what is left of the last round is handed over before the witness notes a new one.
     grid.watch(wiretap)
+    grid.watch(witness.note)
 
     def on_model(round_: int, parameters: Mapping[str, Tensor], running: Mapping[str, Tensor]) -> None:
         if round_ in experiment.save_rounds:
@@ -94,45 +92,14 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
             facts = {"round": round_, "seed": experiment.seed, **checkpoints.model_facts(experiment)}
             write_whole(folder.checkpoint(round_), checkpoints.pack(parameters, running, facts))
 
-    server_app(experiment, on_round, on_model)(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
+    server = server_app(experiment, on_round, on_model, wiretap.total)
+    server(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
     wiretap.close()
+    watch.close()
     for entry in experiment.adversaries:
-        _note_unseen(entry, attacks, warn)
-    outcome.attacks = run_attacks(attacks, experiment, folder, place.device, screen, warn)
+        _note_unseen(entry, experiment, watch.attacks, warn)
+    outcome.attacks = run_attacks(watch.attacks, experiment, folder, place.device, screen, warn)
     return outcome
-
-
-class _Witness:
-    """Derives again what a client had, and gives out the one item that is asked for."""
-
-    def __init__(self, place: Workbench, grid: InlineGrid) -> None:
-        self._place, self._grid = place, grid
-
-    def __call__(self, client: int, round_: int, item: str, request: RecordDict) -> Mapping[str, Tensor]:
-        parameters = flower.tensors_in(request, protocol.ARRAYS)
-        buffers = flower.tensors_in(request, protocol.BUFFERS)
-        if item == "running_statistics":
-            own = flower.tensors_in(self._grid.contexts[client + 1].state, protocol.BUFFERS)
-            running = own or {**self._place.initial_statistics, **buffers}
-            return {_known(key): value for key, value in running.items()}
-        private = self._place.replay(client, round_, parameters, buffers, statistics=item == "batch_statistics")
-        if item == "batch_statistics":
-            return {_known(key): value for key, value in private.statistics.items()}
-        if item == "labels":
-            return {"known/labels": private.labels}
-        if item == "mixing_indices" and private.indices is not None:
-            return {"known/mixing_indices": private.indices}
-        if item == "mixing_coefficients" and private.coefficients is not None:
-            return {"known/mixing_coefficients": private.coefficients}
-        if item == "own_data":
-            return {"own/images": private.batch.images, "own/labels": private.batch.labels}
-        raise ValueError(f"no witness for '{item}'")
-
-
-def _known(key: str) -> str:
-    """`layer1.bn.mean` -> `known/mean/layer1.bn`."""
-    layer, _, kind = key.rpartition(".")
-    return f"known/{kind}/{layer}"
 
 
 def _check_built(experiment: Experiment, place: Workbench) -> None:
@@ -140,11 +107,18 @@ def _check_built(experiment: Experiment, place: Workbench) -> None:
     BatchNorm.
     """
     has = bool(batchnorm.layers(place.model))
+    # A copy: who keeps what it is asked about would watch every client train.
+    model = copy.deepcopy(place.model)
     _check_defenses(experiment, place)
+    mode = experiment.server.secure_aggregation
+    if mode is not None:
+        terms = place.terms
+        for key, problem in mode.settings.problems(terms.clients, terms.most_examples, terms.most_steps):
+            raise InputError(f"server.secure_aggregation.{key}: {problem}")
     for position, entry in enumerate(experiment.adversaries):
         plugin, path = entry.plugin.settings, f"adversaries[{position}]: '{entry.id}'"
         known = replace(threat.situation(entry, experiment), has_batchnorm=has)
-        objection = threat.objection(plugin, known, place.model)
+        objection = threat.objection(plugin, known, model)
         if objection:
             raise InputError(f"{path}: does not fit this experiment (model '{experiment.model.name}'): {objection}")
         asked = {"batch_statistics", "running_statistics"} & (set(entry.knows) | plugin.needs)
@@ -178,15 +152,15 @@ def _check_defenses(experiment: Experiment, place: Workbench) -> None:
                 place.replay(client, 1, {}, {}, statistics=False)
 
 
-def _note_unseen(entry: AdversaryEntry, attacks: list[Attack], warn: Any) -> None:
+def _note_unseen(entry: AdversaryEntry, experiment: Experiment, attacks: list[Attack], warn: Any) -> None:
     """A target that was not drawn, or dropped out, shows nothing; say so rather than leave a gap."""
-    if entry.vantage == "client":
+    if entry.vantage == "client" or entry.derive is not None:  # a derivation has notes of its own
         return
     why = "not drawn, dropped out, or the plugin made no job of it"
     for round_ in entry.rounds:
         done = {client for one in attacks if one.entry is entry and one.round == round_ for client in one.clients}
         unseen = [client for client in entry.targets if client not in done]
-        if entry.aggregate and unseen:
+        if threat.is_summed(entry, experiment) and unseen:
             left, whom = numbered(sorted(done), "client"), numbered(unseen, "client")
             lost = f"there is no sum of {whom} in round {round_} to attack ({why})"
             if done:
@@ -210,14 +184,26 @@ def _public(experiment: Experiment, place: Workbench) -> dict[str, Any]:
         "batchnorm": experiment.clients.batchnorm,
         "algorithm": experiment.clients.algorithm,
         "loss": "cross_entropy",
+        **_secure(experiment, place),
     }
+
+
+def _secure(experiment: Experiment, place: Workbench) -> dict[str, Any]:
+    """How a secure aggregation counts, which is public; nothing without one."""
+    mode = experiment.server.secure_aggregation
+    return {"secure_aggregation": {"name": mode.name, **public_facts(mode.settings, place.terms)}} if mode else {}
 
 
 def _facts(experiment: Experiment, place: Workbench) -> dict[str, Any]:
     """The part of the manifest that needs data and model."""
     data = place.federation.data
     labels = [data.train.labels[share] for share in place.federation.shares]
+    secure = {
+        name: {key: value for key, value in facts.items() if key != "layout"}
+        for name, facts in _secure(experiment, place).items()
+    }
     return {
+        **secure,
         "device": str(place.device),
         "threads": torch.get_num_threads(),
         "parameters": sum(value.numel() for value in place.model.parameters()),

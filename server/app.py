@@ -23,8 +23,10 @@ from fedsim.errors import FedsimError
 from fedsim.experiment import Experiment
 from fedsim.grids.deployment import experiment_of
 from fedsim.models.initial import initial_model
-from fedsim.runs import Dropout, RoundRecord
-from fedsim.server.edge import Admitted, admit, as_weights
+from fedsim.runs import RoundRecord
+from fedsim.secagg.terms import terms_of
+from fedsim.server.collecting import Broadcast, Collected, OnTotal, SecureCollector, collect
+from fedsim.server.edge import as_weights
 from fedsim.server.evaluation import evaluate
 
 OnRound = Callable[[RoundRecord], None]
@@ -35,15 +37,16 @@ OnModel = Callable[[int, Mapping[str, Tensor], Mapping[str, Tensor]], None]
 class Rounds:
     """The server's state over the rounds of an experiment: global parameters, running statistics and the strategy."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, on_total: OnTotal | None = None) -> None:
         self.experiment = experiment
         self.policy = experiment.clients.batchnorm
-        self.data = load_federation(
+        federation = load_federation(
             experiment.data.dataset.settings,
             experiment.data.partition.settings,
             experiment.clients.count,
             experiment.seed,
-        ).data
+        )
+        self.data = federation.data
         self.model = initial_model(experiment, self.data).to(choose_device(experiment.runtime.device))
         self.parameters: dict[str, Tensor] = {
             name: value.detach().cpu().clone() for name, value in self.model.named_parameters()
@@ -55,6 +58,8 @@ class Rounds:
             for key in batchnorm.expected_keys(self.policy, self.model)
         }
         self.strategy = experiment.server.strategy.settings.build()
+        mode = experiment.server.secure_aggregation
+        self._secure = SecureCollector(mode, terms_of(experiment, federation, self.model), on_total) if mode else None
         # Epsilon and delta of each client that trains privately, as it last said.
         self._spent: dict[int, tuple[float, float]] = {}
 
@@ -72,18 +77,20 @@ class Rounds:
     def _round(self, number: int, grid: Grid) -> RoundRecord:
         start = time.perf_counter()
         messages = self._requests(number, grid)
-        replies = grid.send_and_receive(messages)
-        admitted, dropouts = admit(replies, self.parameters, self.buffer_shapes)
-        dropouts += self._silent(messages, admitted, dropouts)
-        skipped = self._aggregate(number, admitted)
+        sent = Broadcast(self.parameters, batchnorm.broadcast(self.policy, self.running), self.buffer_shapes)
+        if self._secure is None:
+            collected = collect(grid, messages, sent)
+        else:
+            collected = self._secure.collect(number, grid, messages, sent)
         record = RoundRecord(
             number,
-            clients=tuple(reply.client for reply in admitted),
-            dropouts=tuple(sorted(dropouts, key=lambda dropout: dropout.client)),
-            train_loss=_weighted_loss(admitted),
-            skipped=skipped,
+            clients=collected.clients,
+            dropouts=tuple(collected.dropouts),
+            train_loss=collected.train_loss,
+            skipped=self._aggregate(number, collected),
+            secure=collected.secure,
         )
-        self._spent.update({reply.client: reply.spent for reply in admitted if reply.spent is not None})
+        self._spent.update(collected.spent)
         if self._spent:
             record.epsilons = {client: epsilon for client, (epsilon, _) in sorted(self._spent.items())}
             record.epsilon, record.delta = max(self._spent.values())
@@ -109,17 +116,13 @@ class Rounds:
                 message.content[protocol.BUFFERS] = flower.to_record(statistics)
         return out
 
-    def _silent(self, asked: list[Message], admitted: list[Admitted], dropouts: list[Dropout]) -> list[Dropout]:
-        """Clients that were asked and from whom nothing came."""
-        heard = {reply.client for reply in admitted} | {dropout.client for dropout in dropouts}
-        clients = [message.metadata.dst_node_id - 1 for message in asked]
-        return [Dropout(client, "no reply") for client in clients if client not in heard]
-
-    def _aggregate(self, number: int, admitted: list[Admitted]) -> str | None:
+    def _aggregate(self, number: int, collected: Collected) -> str | None:
         """Move the global model. On failure leave it as it was and say why."""
-        least = self.experiment.server.min_clients
-        if len(admitted) < max(least, 1):
-            return f"{len(admitted)} usable updates, {max(least, 1)} required; the model stays as it was"
+        if collected.closed is not None:
+            return f"{collected.closed}; the model stays as it was"
+        least, admitted = self.experiment.server.min_clients, collected.replies
+        if len(collected.clients) < max(least, 1):
+            return f"{len(collected.clients)} usable updates, {max(least, 1)} required; the model stays as it was"
         double = self.experiment.server.strategy.settings.double_precision
         rate = self._rate(number)
         if rate == 0:
@@ -170,14 +173,20 @@ class _Roster:
 
 
 def server_app(
-    experiment: Experiment | None = None, on_round: OnRound | None = None, on_model: OnModel | None = None
+    experiment: Experiment | None = None,
+    on_round: OnRound | None = None,
+    on_model: OnModel | None = None,
+    on_total: OnTotal | None = None,
 ) -> ServerApp:
-    """A ServerApp that runs the experiment; the final model is left in `context.state["arrays"]`."""
+    """A ServerApp that runs the experiment; the final model is left in `context.state["arrays"]`.
+
+    on_total: gets what a secure aggregation tells the server in each round.
+    """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        rounds = Rounds(experiment or experiment_of(context))
+        rounds = Rounds(experiment or experiment_of(context), on_total)
         rounds.run(grid, on_round or _print_round, on_model)
         context.state[protocol.ARRAYS] = flower.to_record(rounds.parameters)
         if rounds.running:
@@ -188,12 +197,6 @@ def server_app(
 
 def _print_round(record: RoundRecord) -> None:
     print(record.line(), flush=True)
-
-
-def _weighted_loss(admitted: list[Admitted]) -> float | None:
-    told = [(reply.loss, reply.examples) for reply in admitted if reply.loss is not None]
-    total = sum(examples for _, examples in told)
-    return sum(loss * examples for loss, examples in told) / total if total else None
 
 
 app = server_app()

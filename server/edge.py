@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,9 @@ from fedsim import protocol
 from fedsim.errors import ProtocolError
 from fedsim.grids.inline import client_of
 from fedsim.runs import Dropout
+
+Spent = tuple[float, float]
+"""Epsilon and delta that a client's private training has cost."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Admitted:
     update: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
     examples: int
-    steps: int
+    steps: float
     loss: float | None
-    spent: tuple[float, float] | None = None
+    spent: Spent | None = None
 
 
 def admit(
@@ -78,21 +81,8 @@ def _checked(
     metrics = content.get(protocol.METRICS)
     if not isinstance(metrics, MetricRecord):
         raise ProtocolError(f"the record '{protocol.METRICS}' is missing")
-    numbers: dict[str, int | float] = {}
-    for key in (protocol.NUM_EXAMPLES, protocol.NUM_STEPS, protocol.TRAIN_LOSS, protocol.EPSILON, protocol.DELTA):
-        value = metrics.get(key)
-        if value is None and key not in (protocol.NUM_EXAMPLES, protocol.NUM_STEPS):
-            continue
-        if not isinstance(value, int | float):
-            raise ProtocolError(f"{protocol.METRICS}/{key} is not a number")
-        numbers[key] = value
-    loss, epsilon, delta = (numbers.get(key) for key in (protocol.TRAIN_LOSS, protocol.EPSILON, protocol.DELTA))
-    if (epsilon is None) != (delta is None):
-        raise ProtocolError(
-            f"{protocol.METRICS}: {protocol.EPSILON} and {protocol.DELTA} say nothing without each other"
-        )
-    if epsilon is not None and delta is not None and not (epsilon >= 0 and 0 < delta < 1):
-        raise ProtocolError(f"{protocol.METRICS}: no cost of privacy has epsilon {epsilon} at delta {delta}")
+    numbers = _numbers(metrics, (protocol.NUM_EXAMPLES, protocol.NUM_STEPS))
+    loss, spent = _said(numbers)
     if numbers[protocol.NUM_EXAMPLES] < 1 or numbers[protocol.NUM_STEPS] < 1:
         raise ProtocolError(f"{protocol.METRICS}: the client says that it trained on nothing")
     return Admitted(
@@ -102,6 +92,48 @@ def _checked(
         statistics,
         int(numbers[protocol.NUM_EXAMPLES]),
         int(numbers[protocol.NUM_STEPS]),
+        loss,
+        spent,
+    )
+
+
+def told(reply: Message, metrics: Collection[str]) -> tuple[float | None, Spent | None]:
+    """The loss, and the cost of privacy, that a client tells beside a sealed update; None for what it keeps to itself.
+
+    metrics: what the experiment asks for. Raises ProtocolError for more than that, and for what is no number.
+    """
+    record = reply.content.get(protocol.METRICS)
+    if record is None:
+        return None, None
+    if not isinstance(record, MetricRecord):
+        raise ProtocolError(f"the record '{protocol.METRICS}' holds no numbers")
+    asked = {key for one in metrics for key in protocol.CLEAR[one]}
+    if not set(record) <= asked:
+        raise ProtocolError(f"{protocol.METRICS}/{min(set(record) - asked)} was not asked for")
+    return _said(_numbers(record, ()))
+
+
+def _numbers(metrics: MetricRecord, required: Collection[str]) -> dict[str, int | float]:
+    numbers: dict[str, int | float] = {}
+    for key in (*required, protocol.TRAIN_LOSS, protocol.EPSILON, protocol.DELTA):
+        value = metrics.get(key)
+        if value is None and key not in required:
+            continue
+        if not isinstance(value, int | float):
+            raise ProtocolError(f"{protocol.METRICS}/{key} is not a number")
+        numbers[key] = value
+    return numbers
+
+
+def _said(numbers: Mapping[str, int | float]) -> tuple[float | None, Spent | None]:
+    loss, epsilon, delta = (numbers.get(key) for key in (protocol.TRAIN_LOSS, protocol.EPSILON, protocol.DELTA))
+    if (epsilon is None) != (delta is None):
+        raise ProtocolError(
+            f"{protocol.METRICS}: {protocol.EPSILON} and {protocol.DELTA} say nothing without each other"
+        )
+    if epsilon is not None and delta is not None and not (epsilon >= 0 and 0 < delta < 1):
+        raise ProtocolError(f"{protocol.METRICS}: no cost of privacy has epsilon {epsilon} at delta {delta}")
+    return (
         None if loss is None else float(loss),
         None if epsilon is None or delta is None else (float(epsilon), float(delta)),
     )

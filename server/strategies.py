@@ -27,6 +27,8 @@ class _Settings:
 
     double_precision: ClassVar[bool] = False
     """Whether weights must be handed over as float64."""
+    individual_updates: ClassVar[bool] = True
+    """Whether it compares the updates of single clients, so that their mean would not do."""
 
     def build(self) -> Strategy:
         """Flower's strategy of the same name, with these settings."""
@@ -45,11 +47,14 @@ class _Settings:
 class FedAvg(_Settings):
     """The mean of the weights, weighted by examples. McMahan et al., AISTATS 2017."""
 
+    individual_updates: ClassVar[bool] = False
+
 
 @dataclass(frozen=True)
 class FedAvgM(_Settings):
     """FedAvg with momentum on the server. Hsu et al. 2019."""
 
+    individual_updates: ClassVar[bool] = False
     server_learning_rate: Positive = 1.0
     server_momentum: OpenFraction = 0.9
 
@@ -58,6 +63,7 @@ class FedAvgM(_Settings):
 class FedAdam(_Settings):
     """Adam on the server. Reddi et al., ICLR 2021. eta: its step; tau: its degree of adaptivity."""
 
+    individual_updates: ClassVar[bool] = False
     eta: Positive = 0.01
     beta_1: OpenFraction = 0.9
     beta_2: OpenFraction = 0.99
@@ -68,6 +74,7 @@ class FedAdam(_Settings):
 class FedYogi(_Settings):
     """Yogi on the server. Reddi et al., ICLR 2021."""
 
+    individual_updates: ClassVar[bool] = False
     eta: Positive = 0.01
     beta_1: OpenFraction = 0.9
     beta_2: OpenFraction = 0.99
@@ -78,6 +85,7 @@ class FedYogi(_Settings):
 class FedAdagrad(_Settings):
     """Adagrad on the server. Reddi et al., ICLR 2021."""
 
+    individual_updates: ClassVar[bool] = False
     eta: Positive = 0.1
     tau: Positive = 0.001
 

@@ -270,7 +270,7 @@ TYPES = {
     "knows, number": (document(tail=adversary(knows="[1]")), "adversaries[0].knows[0]", "labels"),
     "id": (document(tail=adversary(id="7")), "adversaries[0].id", "text in quotes"),
     "vantage": (document(tail=adversary(vantage="0")), "adversaries[0].vantage", "link"),
-    "targets, all": (document(tail=adversary(targets='"all"')), "adversaries[0].targets", "a list"),
+    "targets, a word": (document(tail=adversary(targets='"some"')), "adversaries[0].targets", "a list"),
     "lpips": (document({("scores", "lpips"): "false"}), "scores.lpips", "'off'"),
     "device": (document({("runtime", "device"): '"gpu"'}), "runtime.device", "cuda"),
     "device, number": (document({("runtime", "device"): "0"}), "runtime.device", "text in quotes"),

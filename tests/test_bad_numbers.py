@@ -33,6 +33,9 @@ KINDS: dict[str, dict[str, str]] = {
     # `true` is 1 to Python, and 1.0 as well; to a reader of the file they are neither of the two choices.
     "0 or 1": dict.fromkeys(("2", "-1", "0.0", "1.0", "true", "false", '"1"', "nan"), "must be one of 0 or 1"),
     "1 or 3": dict.fromkeys(("2", "-1", "0", "1.0", "true", '"3"', "inf"), "must be one of 1 or 3"),
+    "32 or 64": dict.fromkeys(("16", "0", "32.0", "true", '"32"', "nan"), "must be one of 32 or 64"),
+    "ckks degree": dict.fromkeys(("1024", "0", "8192.0", "true", '"8192"'), "must be one of 4096"),
+    "30 to 50": WHOLE | {"29": "must be at least 30, not 29", "51": "must be at most 50, not 51"},
     "3 or 4": dict.fromkeys(("2", "-1", "0", "3.0", "true", '"3"', "inf"), "must be one of 3 or 4"),
 }
 
@@ -66,6 +69,7 @@ SECTIONS = [
     Number("groups", "members", "index", many=True),
     Number("clients", "count", "count"),
     Number("clients", "per_round", "count"),
+    Number("clients", "dropout", "below 1"),
     Number("", "save_rounds", "index", many=True),
     Number("server", "learning_rate", "not negative"),
     Number("server", "milestones", "count", many=True),
@@ -76,6 +80,7 @@ SECTIONS = [
     Number("entry", "targets", "index", many=True),
     Number("entry", "rounds", "count", many=True),
     Number("entry", "member", "index"),
+    Number("entry", "colluders", "index", many=True),
 ]
 WITH_BOTTLENECK = ("convnet6", "lenet", "mlp", "resnet18", "preact_resnet18")
 MATCHING = ("dlg", "idlg", "cpl", "wei", "tag", "geiping", "geiping_fedavg", "dimitrov", "yin", "huang", "carlini")
@@ -98,6 +103,15 @@ COMPONENTS = [
     Number("strategies/fedtrimmedavg", "beta", "below half"),
     *(Number(f"strategies/{name}", "num_malicious_nodes", "index") for name in ("krum", "multikrum", "bulyan")),
     Number("strategies/multikrum", "num_nodes_to_select", "count"),
+    *(Number(f"secure_aggregations/{name}", "bits", "32 or 64") for name in ("ideal", "secagg+")),
+    *(Number(f"secure_aggregations/{name}", "clip", "positive") for name in ("ideal", "secagg+")),
+    *(Number(f"secure_aggregations/{name}", "statistics_clip", "positive") for name in ("ideal", "secagg+")),
+    *(Number(f"secure_aggregations/{name}", "most_examples", "count") for name in ("ideal", "secagg+", "ckks")),
+    *(Number(f"secure_aggregations/{name}", "min_survivors", "two") for name in ("ideal", "secagg+", "ckks")),
+    *(Number("secure_aggregations/secagg+", key, "below 1") for key in ("corrupt", "dropout")),
+    *(Number("secure_aggregations/secagg+", key, "count") for key in ("neighbours", "threshold")),
+    Number("secure_aggregations/ckks", "poly_modulus_degree", "ckks degree"),
+    Number("secure_aggregations/ckks", "scale_bits", "30 to 50"),
     Number("partitions/dirichlet", "alpha", "positive"),
     Number("partitions/dirichlet", "min_partition_size", "count"),
     Number("partitions/shard", "shards_per_client", "count"),
@@ -223,6 +237,9 @@ def placed(number: Number, value: str) -> tuple[str, str]:
         case "strategies":
             table = f'{{ name = "{name}", {key} = {value} }}'
             return document({("server", "strategy"): table}), f"server.strategy.{key}"
+        case "secure_aggregations":
+            table = f'{{ name = "{name}", {key} = {value} }}'
+            return document({("server", "secure_aggregation"): table}), f"server.secure_aggregation.{key}"
         case "partitions":
             table = f'{{ kind = "{name}", {key} = {value} }}'
             return document({("data", "partition"): table}), f"data.partition.{key}"

@@ -119,7 +119,7 @@ def test_check_says_who_sees_what(valid: str, capsys: Capture) -> None:
     granted = [line for line in lines if line.startswith("  is granted ")]
     hidden = [line for line in lines if line.startswith("  does not see ")]
     assert "'geiping' is an eavesdropper on the link between the server and client 0." in answer.out
-    assert len(sees) == 4
+    assert len(sees) == 5
     assert any("update" in line for line in sees)
     assert any("global model" in line for line in sees)
     assert len(granted) == 1

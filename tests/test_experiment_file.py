@@ -113,7 +113,7 @@ def test_the_defaults(tmp_path: Path) -> None:
     assert (found.clients.count, found.clients.per_round, found.clients.algorithm) == (10, None, "fedavg")
     assert (found.clients.batchnorm, found.clients.defenses, found.clients.groups) == ("share_running", (), ())
     assert (found.clients.batch_size, found.clients.local_epochs, found.clients.local_steps) == (32, 1, None)
-    assert (found.server.strategy.name, found.server.secure_aggregation, found.server.tls) == ("fedavg", "off", False)
+    assert (found.server.strategy.name, found.server.secure_aggregation, found.server.tls) == ("fedavg", None, False)
     assert (found.server.evaluate_every, found.server.min_clients) == (1, 1)
     assert (found.adversaries, found.runtime.threads, found.data.partition.name) == ((), None, "iid")
 

@@ -21,6 +21,8 @@ SHIPPED = {
     "defenses": {"gradient_pruning", "gradient_noise", "gradient_clipping"},
     "models": {"convnet6", "lenet", "mlp", "resnet18", "preact_resnet18", "torchvision"},
     "partitions": {"iid", "dirichlet", "shard", "pathological", "linear"},
+    "derivations": {"collusion", "differencing", "suppression", "masked", "prying"},
+    "secure_aggregations": {"ideal", "secagg+", "ckks"},
     "strategies": {"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedmedian", "fedtrimmedavg", "krum"},
 }
 MODULES = {

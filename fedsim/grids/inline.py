@@ -7,12 +7,13 @@ message on its way, which is where the wiretap is attached.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
+from fedsim.errors import ProtocolError
 from fedsim.grids.flower_internals import (
     SERVER_NODE,
     Run,
@@ -22,6 +23,7 @@ from fedsim.grids.flower_internals import (
 )
 
 Observer = Callable[[Message], None]
+Alterer = Callable[[Message], None]
 CLIENT_RAISED = 1
 """The error code of a reply whose client raised an exception."""
 
@@ -37,7 +39,8 @@ class InlineGrid(Grid):
         self._app = client_app
         self._observers: list[Observer] = []
         self._run = empty_run(run_id)
-        self._replies: dict[str, Message] = {}
+        self._waiting: dict[str, Message] = {}
+        self._alterers: list[Alterer] = []
         self._sent = 0
         self.contexts = {
             node: Context(
@@ -54,6 +57,10 @@ class InlineGrid(Grid):
     def watch(self, observer: Observer) -> None:
         """Show `observer` every message from now on, in both directions."""
         self._observers.append(observer)
+
+    def let_alter(self, alterer: Alterer) -> None:
+        """Let `alterer` change messages from the server from now on, before anybody else sees them."""
+        self._alterers.append(alterer)
 
     def set_run(self, run: Run) -> None:
         """Take over another run's description."""
@@ -80,41 +87,54 @@ class InlineGrid(Grid):
         return list(self.contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Deliver messages; each client works at once. Returns the ids to pull replies by."""
+        """Take messages for delivery. Returns the ids to pull replies by."""
         ids = []
         for message in messages:
-            reply = self._deliver(message)
+            self._name(message)
+            self._waiting[message.metadata.message_id] = message
             ids.append(message.metadata.message_id)
-            self._replies[message.metadata.message_id] = reply
         return ids
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies to earlier messages; each can be pulled once."""
-        return [self._replies.pop(id_) for id_ in message_ids if id_ in self._replies]
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """The replies to pushed messages, one by one: a client works when its reply is asked for, so that whoever
+        uses the replies as they come need not hold all of them. Each can be pulled once.
+        """
+        for id_ in list(message_ids):
+            if id_ in self._waiting:
+                yield self._deliver(self._waiting.pop(id_))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Deliver messages and return the replies in the same order. `timeout` has no meaning in one process."""
-        return [self._deliver(message) for message in messages]
+        replies = []
+        for message in messages:
+            self._name(message)
+            replies.append(self._deliver(message))
+        return replies
 
     def _deliver(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
-        self._sent += 1
-        set_message_id(message, f"{self._run.run_id}-{self._sent}")
         # Strategies put one RecordDict object into all messages of a round, and a client may change what it gets.
         message.content = _isolated(message.content)
+        for alterer in self._alterers:
+            alterer(message)
         self._show(message)
         if node not in self.contexts:
             reply = Message(Error(CLIENT_RAISED, f"there is no node {node}"), reply_to=message)
         else:
             reply = self._work(message, node)
-        self._sent += 1
-        set_message_id(reply, f"{self._run.run_id}-{self._sent}")
+        self._name(reply)
         self._show(reply)
         return reply
+
+    def _name(self, message: Message) -> None:
+        self._sent += 1
+        set_message_id(message, f"{self._run.run_id}-{self._sent}")
 
     def _work(self, message: Message, node: int) -> Message:
         try:
             return self._app(message, self.contexts[node])
+        except ProtocolError as error:  # said on purpose, in words that need no place in the code
+            return Message(Error(CLIENT_RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"

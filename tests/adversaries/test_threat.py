@@ -70,7 +70,8 @@ def test_unknown_words_and_powers_are_the_plugins_mistake(small: Any) -> None:
     assert "needs the power 'alter_model', which is not granted" in refusal(
         spied(small(), Nosy(powers=frozenset({"alter_model"})))
     )
-    assert "adversaries of this version are passive" in refusal(spied(small(), powers=("alter_model",)))
+    assert "cannot be granted" in refusal(spied(small(), powers=("alter_update",)))
+    assert 'belongs to the vantage "server"' in refusal(spied(small(), powers=("alter_model",)))
 
 
 def test_a_plugin_without_the_methods_is_no_adversary(small: Any) -> None:
@@ -90,7 +91,7 @@ def test_a_plugin_without_the_methods_is_no_adversary(small: Any) -> None:
 def test_statistics_that_the_policy_puts_on_the_wire_are_seen(small: Any, policy: str, seen: set[str]) -> None:
     experiment = spied(small(model={"name": "resnet18"}, clients={"batchnorm": policy}))
     sees = threat.view(experiment.adversaries[0], experiment).sees
-    assert sees - {"sizes", "global_model", "update", "num_examples"} == seen
+    assert sees - {"sizes", "global_model", "update", "num_examples", "training_details"} == seen
 
 
 def test_a_model_without_batchnorm_shows_no_statistics(small: Any) -> None:

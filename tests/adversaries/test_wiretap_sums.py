@@ -138,7 +138,8 @@ def test_a_target_that_drops_out_is_left_out_of_the_sum_and_that_is_said(
     monkeypatch.setattr(Workbench, "train", train)
     screen = Listening()
     entry = AdversaryEntry("spy", Component("guesser", Guesser()), "server", (0, 1, 2), (1,), aggregate=True)
-    outcome = simulate(replace(small(rounds=1), adversaries=(entry,)), RunFolder.create(tmp_path / "run"), screen)
+    experiment = replace(small(rounds=1, runtime={"isolation": "none"}), adversaries=(entry,))
+    outcome = simulate(experiment, RunFolder.create(tmp_path / "run"), screen)
     assert [line["clients"] for line in outcome.attacks] == ([clients] if clients else [])
     (warning,) = [words for words in screen.warnings if "spy" in words]
     assert said in warning

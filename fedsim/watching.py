@@ -1,0 +1,134 @@
+"""What becomes of the observations of a run: truth for the scoring, and jobs of the adversaries' plugins.
+
+An adversary with a derivation gets its observations when all rounds are over; the others get each at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import overload
+
+from fedsim import scoring
+from fedsim.adversaries.base import Derived, Observation
+from fedsim.adversaries.storage import JobStore
+from fedsim.attacks import Attack, attacks_on, clients_of
+from fedsim.clients.workbench import Workbench
+from fedsim.experiment import AdversaryEntry, Experiment
+from fedsim.report.formats import numbered
+from fedsim.runs import RunFolder, append_line
+from fedsim.witness import Witness
+
+Warn = Callable[[str], None]
+
+
+class Watch:
+    """Collects attacks from observations while a run goes on."""
+
+    def __init__(
+        self, experiment: Experiment, place: Workbench, witness: Witness, folder: RunFolder, warn: Warn
+    ) -> None:
+        self._experiment, self._place, self._witness = experiment, place, witness
+        self._folder, self._warn = folder, warn
+        self._store = JobStore(folder.captures, folder.jobs)
+        self._images: dict[tuple[int, int], int] = {}
+        """How many images a client had in a round, where the truth of it is written."""
+        self._kept: dict[str, list[str]] = {}
+        """By adversary, the addresses of what it was shown, for its derivation."""
+        self.attacks: list[Attack] = []
+
+    def __call__(self, entry: AdversaryEntry, seen: Observation) -> None:
+        """Take one observation, as the wiretap hands it over."""
+        step = entry.derive.settings if entry.derive else entry.plugin.settings
+        if not step.needs <= set(seen.facts["granted"]):
+            return  # under secure aggregation a vantage shows sums and single clients, and not every plugin wants both
+        for client in clients_of(seen):
+            self._write_truth(client, seen.round)
+        if not any(self._images[client, seen.round] for client in clients_of(seen)):
+            # where each image is drawn by chance
+            whom = numbered(list(clients_of(seen)), "client")
+            self._warn(
+                f"adversary '{entry.id}': {whom} drew no image in round {seen.round}: there is nothing to attack"
+            )
+        elif entry.derive is None:
+            self.attacks.extend(attacks_on(seen, entry, self._store, self._warn))
+        else:
+            self._kept.setdefault(entry.id, []).append(self._store.put_observation(seen))
+            for client in set(clients_of(seen)) & set(entry.targets):
+                # Now, while it is known what the client's defenses remembered in this round.
+                update = self._witness.update(client, seen.round, seen.part("model"), seen.part("buffers"))
+                scoring.write_update(self._folder.truth, client, seen.round, update)
+
+    def close(self) -> None:
+        """Let derivations work, now that all rounds are over."""
+        for entry in self._experiment.adversaries:
+            if entry.derive is None:
+                continue
+            try:
+                derived = entry.derive.settings.derive(_Stored(self._store, self._kept.get(entry.id, ())))
+                self._check(derived)
+            except Exception as error:
+                self._warn(
+                    f"adversary '{entry.id}': derivation '{entry.derive.name}' failed: {type(error).__name__}: {error}"
+                )
+                continue
+            for note in derived.notes:
+                self._warn(f"adversary '{entry.id}': {entry.derive.name}: {note}")
+            for seen in derived.observations:
+                missing = sorted(entry.plugin.settings.needs - set(seen.facts["granted"]))
+                if missing:
+                    self._warn(
+                        f"adversary '{entry.id}': what '{entry.derive.name}' derives of client {seen.client} in round "
+                        f"{seen.round} lacks {', '.join(missing)}, which plugin '{entry.plugin.name}' needs"
+                    )
+                elif seen.client in entry.targets:
+                    self._note(entry, seen)
+                    self.attacks.extend(attacks_on(seen, entry, self._store, self._warn))
+
+    def _write_truth(self, client: int, round_: int) -> None:
+        if (client, round_) not in self._images:
+            private = self._place.replay(client, round_, {}, {}, statistics=False)
+            scoring.write_truth(self._folder.truth, client, round_, private.batch, private.positions)
+            self._images[client, round_] = len(private.batch)
+
+    def _check(self, derived: Derived) -> None:
+        for seen in derived.observations:
+            if (seen.client, seen.round) not in self._images or "clients" in seen.facts:
+                raise ValueError(
+                    f"it returned an observation of client {seen.client} in round {seen.round}, of which it saw nothing"
+                )
+
+    def _note(self, entry: AdversaryEntry, seen: Observation) -> None:
+        """A line about a derived update, with how far it is from the true one."""
+        assert entry.derive is not None
+        line = {
+            "adversary": entry.id,
+            "derivation": entry.derive.name,
+            "client": seen.client,
+            "round": seen.round,
+            "error_bound": seen.facts.get("secure_aggregation", {}).get("error_bound"),
+            **scoring.update_error(self._folder.truth, seen.client, seen.round, seen.part("update")),
+            "facts": seen.facts.get("derived"),
+        }
+        append_line(self._folder.derived, line)
+
+
+class _Stored(Sequence[Observation]):
+    """Observations in the order of rounds, each read anew whenever it is looked at."""
+
+    def __init__(self, store: JobStore, addresses: Sequence[str]) -> None:
+        self._store, self._addresses = store, addresses
+
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    @overload
+    def __getitem__(self, place: int) -> Observation: ...
+    @overload
+    def __getitem__(self, place: slice) -> _Stored: ...
+    def __getitem__(self, place: int | slice) -> Observation | _Stored:
+        if isinstance(place, slice):
+            return _Stored(self._store, self._addresses[place])
+        return self._store.observation(self._addresses[place])
+
+    def __iter__(self) -> Iterator[Observation]:
+        return (self._store.observation(address) for address in self._addresses)
