@@ -6,9 +6,9 @@ A job's file names the observations that it is made of by their hashes, so that 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fedsim.adversaries.base import Job, Observation
 from fedsim.errors import FedsimError
@@ -30,10 +30,40 @@ def observation_from(data: bytes) -> Observation:
     return Observation(facts["round"], facts["client"], facts["vantage"], tensors, facts["facts"])
 
 
-class JobStore:
+Kind = Literal["job", "observation"]
+
+Fetch = Callable[[Kind, str], bytes]
+"""Gets the bytes at an address, from wherever they are kept."""
+
+
+class Jobs:
+    """Jobs and observations by their addresses, from wherever `fetch` gets the bytes."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+
+    def get(self, address: str) -> Job:
+        """The job at an address. Raises FedsimError where its bytes, or those of its observations, are not to be had or
+        are others.
+        """
+        content = json.loads(self._fetch("job", address))
+        return Job(tuple(self.observation(one) for one in content["observations"]), content["notes"])
+
+    def observation(self, address: str) -> Observation:
+        """The observation at an address. Raises FedsimError as `get` does."""
+        return observation_from(self._fetch("observation", address))
+
+
+def observations_of(job: bytes) -> list[str]:
+    """The addresses of the observations that a stored job is made of."""
+    return list(json.loads(job)["observations"])
+
+
+class JobStore(Jobs):
     """The `captures` and `jobs` folders of a run."""
 
     def __init__(self, captures: Path, jobs: Path) -> None:
+        super().__init__(self.read)
         self._captures, self._jobs = captures, jobs
 
     def put(self, job: Job, plugin: Mapping[str, Any], adversary: str) -> str:
@@ -62,20 +92,13 @@ class JobStore:
             write_whole(path, data)
         return address
 
-    def get(self, address: str) -> Job:
-        """The job at an address. Raises FedsimError where a file is damaged or missing."""
-        content = json.loads(self._read(self._jobs / f"{address}.json", address))
-        return Job(tuple(self.observation(one) for one in content["observations"]), content["notes"])
-
-    def observation(self, address: str) -> Observation:
-        """The observation at an address. Raises FedsimError where its file is damaged or missing."""
-        return observation_from(self._read(self._captures / f"{address}.safetensors", address))
-
     def captured(self) -> list[str]:
         """The addresses of all observations, in a fixed order."""
         return sorted(path.stem for path in self._captures.glob("*.safetensors"))
 
-    def _read(self, path: Path, address: str) -> bytes:
+    def read(self, kind: Kind, address: str) -> bytes:
+        """The bytes of a job or an observation. Raises FedsimError where the file is damaged or missing."""
+        path = self._jobs / f"{address}.json" if kind == "job" else self._captures / f"{address}.safetensors"
         try:
             data = path.read_bytes()
         except OSError as error:

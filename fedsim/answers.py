@@ -20,6 +20,26 @@ def check(found: Reconstruction, shape: tuple[int, ...], size: int) -> None:
 
     size: images in the batch. More are refused: pairing picks the best, so a throng would score for its number.
     """
+    check_form(found)
+    images, labels, ids = found.images, found.labels, found.ids
+    for name, values in (("images", images), ("labels", labels)):
+        if isinstance(values, torch.Tensor) and len(values) > size and ids is None:
+            raise ValueError(f"{len(values)} {name} were returned for a batch of {size}; at most {size} can be scored")
+    if images is None:
+        if labels is None or len(labels) == 0:
+            raise ValueError("neither images nor labels were returned")
+        return
+    _check_images("images", images, shape)
+    if found.initial is not None:
+        _check_images("initial", found.initial, shape)
+    if labels is not None and len(labels) != len(images):
+        raise ValueError(f"{len(images)} images, but {len(labels)} labels")
+
+
+def check_form(found: Reconstruction) -> None:
+    """What can be told without a look at the data set or the batch: the types. Another process may be told the answer
+    after that.
+    """
     if not isinstance(found, Reconstruction):
         raise TypeError(f"attack returned {type(found).__name__}, not a Reconstruction")
     images, labels = found.images, found.labels
@@ -37,18 +57,12 @@ def check(found: Reconstruction, shape: tuple[int, ...], size: int) -> None:
         or len(ids) != len(images)
     ):
         raise ValueError("ids must be whole numbers (N,), a different one for each of the N images")
-    for name, values in (("images", images), ("labels", labels)):
-        if isinstance(values, torch.Tensor) and len(values) > size and ids is None:
-            raise ValueError(f"{len(values)} {name} were returned for a batch of {size}; at most {size} can be scored")
-    if images is None:
-        if labels is None or len(labels) == 0:
-            raise ValueError("neither images nor labels were returned")
-        return
-    _check_images("images", images, shape)
-    if found.initial is not None:
-        _check_images("initial", found.initial, shape)
-    if labels is not None and len(labels) != len(images):
-        raise ValueError(f"{len(images)} images, but {len(labels)} labels")
+    for name in ("images", "initial"):
+        value = getattr(found, name)
+        if value is not None and not isinstance(value, torch.Tensor):
+            raise ValueError(f"{name} must be a tensor (N, C, H, W), not {type(value).__name__}")
+    if found.raw is not None and not isinstance(found.raw, torch.Tensor):
+        raise ValueError(f"raw must be a tensor, not {type(found.raw).__name__}")
 
 
 def check_names(found: Mapping[Any, Any]) -> None:

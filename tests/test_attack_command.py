@@ -161,6 +161,8 @@ def test_a_plugin_that_cannot_be_used_is_answered_in_words(
     made: Make, capsys: Capture, monkeypatch: pytest.MonkeyPatch, fault: str, code: int, said: str
 ) -> None:
     run = made(FEDSGD.format(4))
+    experiment = run / "experiment.toml"  # another process would load what is installed
+    experiment.write_text(experiment.read_text().replace('isolation = "process"', 'isolation = "none"'))
     before = contents(run)
     load = plugins.load
     monkeypatch.setattr(plugins, "load", lambda kind, name: Odd if name == "geiping" else load(kind, name))

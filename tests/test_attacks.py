@@ -1,4 +1,7 @@
-"""Running attacks: as one batch where a plugin offers it, one failing alone, and what a plugin may not return."""
+"""Running attacks: as one batch where a plugin offers it, one failing alone, and what a plugin may not return.
+
+The plugins are classes of this file, so they run in the tests' own process; `tests/attackers` has the other one.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +104,7 @@ def attacked(small: Any, tmp_path: Path) -> Any:
     def run(plugin: Any, name: str = "run", **entry: Any) -> tuple[Outcome, Recording]:
         values: dict[str, Any] = {"vantage": "link", "targets": (2, 0, 1), "rounds": (1,), **entry}
         made = AdversaryEntry(id="spy", plugin=Component("together", plugin), **values)
-        base = small(rounds=1, data={"name": "digits"}, scores={"lpips": "off"})
+        base = small(rounds=1, data={"name": "digits"}, scores={"lpips": "off"}, runtime={"isolation": "none"})
         screen = Recording()
         return simulate(replace(base, adversaries=(made,)), RunFolder.create(tmp_path / name), screen), screen
 
@@ -245,6 +248,7 @@ def test_the_sum_of_many_clients_has_a_picture_and_a_short_name(small: Any, tmp_
         rounds=1,
         clients={"count": count, "algorithm": "fedsgd", "batch_size": 1, "groups": _noisy(members=[3])},
         scores={"lpips": "off"},
+        runtime={"isolation": "none"},
     )
     screen = Recording()
     outcome = simulate(replace(experiment, adversaries=(entry,)), RunFolder.create(tmp_path / "run"), screen)

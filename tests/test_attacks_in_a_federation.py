@@ -105,7 +105,7 @@ def test_an_attack_recovers_what_the_clients_had(name: str, run: Run) -> None:
         assert line["status"] in case.status
         assert line["images"] == line["batch"] == batch
         assert min(line["per_image"]["psnr"]) > case.psnr
-        assert line.get("psnr_before", 0.0) < 20, "the floor of those that start from a guess"
+        assert line.get("psnr_before", 0.0) < 22, "the floor of those that start from a guess"
         if case.labels:
             assert line["label_accuracy"] == 1
 

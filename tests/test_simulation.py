@@ -45,6 +45,10 @@ tv = 0.0
 """
 
 
+INLINE = ["--set", "runtime.isolation=none"]
+"""Another process would not have what a test patches."""
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
@@ -151,7 +155,7 @@ def test_a_plugin_that_fails_fails_alone(
 
     monkeypatch.setattr(Geiping, "attack", attack)
     run = tmp_path / "run"
-    assert main(["run", str(file), "--out", str(run)]) == 3
+    assert main(["run", str(file), "--out", str(run), *INLINE]) == 3
     assert [line["status"] for line in lines(run / "attacks.jsonl")] == ["failed", "done"]
     assert len(lines(run / "rounds.jsonl")) == 3
     manifest = json.loads((run / "manifest.json").read_text())
@@ -177,7 +181,7 @@ def test_an_interrupted_run_says_so_and_keeps_what_there_is(
 
     monkeypatch.setattr(Geiping, "attack", attack)
     run = tmp_path / "run"
-    assert main(["run", str(file), "--out", str(run)]) == 130
+    assert main(["run", str(file), "--out", str(run), *INLINE]) == 130
     assert len(lines(run / "rounds.jsonl")) == 3
     assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
     assert main(["report", str(run)]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim import manifest as manifests
+from fedsim.attackers import launching
 from fedsim.errors import QUARANTINED, FedsimError, InputError
 from fedsim.experiment import KNOWLEDGE, SIGHTS, AdversaryEntry, Component, Experiment
 from fedsim.experiment_file import component, read
@@ -28,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     name = _free(options.id or plugin.name, folder)
 
     _refuse_what_is_no_adversary(plugin)
+    if experiment.runtime.isolation == "process":
+        launching.start_early()
 
     from fedsim import screens
     from fedsim.adversaries.storage import JobStore
@@ -107,7 +110,8 @@ def _objection(entry: AdversaryEntry, experiment: Experiment, seen: Observation,
     from fedsim import batchnorm
     from fedsim.adversaries import threat
 
-    known = threat.situation(entry, experiment)
+    # What a derivation made of sums is captured as the single updates that it is.
+    known = replace(threat.situation(entry, experiment), aggregate="clients" in seen.facts)
     if len(known.batch_sizes) == 1 and "num_examples" in seen.facts:
         # A client may have had fewer images than a batch holds.
         known = replace(known, batch_sizes=(min(known.batch_sizes[0], int(seen.facts["num_examples"])),))

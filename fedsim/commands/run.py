@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim import manifest as manifests
 from fedsim.adversaries import threat
+from fedsim.attackers import launching
 from fedsim.errors import QUARANTINED, DataUnavailable, FedsimError, InputError
 from fedsim.experiment import Experiment
 from fedsim.experiment_file import as_toml, read
@@ -39,6 +40,8 @@ def execute(experiment: Experiment, folder: RunFolder, screen: Screen, facts: Ma
     Raises whatever ends the run early. Where nothing was run, because of what only the built model or the data could
     show, the folder is gone then.
     """
+    if experiment.adversaries and experiment.runtime.isolation == "process":
+        launching.start_early()
     # Here, not above: what is wrong with the input is said before torch is imported.
     from fedsim.simulation import simulate
 

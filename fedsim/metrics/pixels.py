@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 HIGHEST_PSNR = 100.0
 """dB. An exact copy has no error and so no finite PSNR; it is given this, a mean squared error of 1e-10."""
@@ -29,6 +28,9 @@ def ssim(guess: Tensor, truth: Tensor) -> Tensor:
     fits and at most 7 pixels; such values compare with one another only.
     guess, truth: (N, C, H, W) in [0, 1]. Returns (N,).
     """
+    # Here, as it takes seconds to import, and attacks that need no SSIM import this package too.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     side = min(truth.shape[-2:])
     settings: dict[str, object] = {}
     if side < _GAUSSIAN_WINDOW:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -18,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from fedsim.errors import FedsimError
+from fedsim.interrupts import deaf_to_interrupts
 
 Tell = Callable[..., None]
 """Sends a message to whoever started the work: a word, then what it is about."""
@@ -117,7 +116,7 @@ class Pool:
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
         process = spawn.Process(target=_serve, args=(theirs, self.work))
-        with _deaf_to_interrupts():
+        with deaf_to_interrupts():
             process.start()
         theirs.close()  # or its end would not be noticed
         worker = _Worker(process, ours)
@@ -166,17 +165,3 @@ def _serve(pipe: Connection, work: Work) -> None:
 
 def _terminated(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(TERMINATED)
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """A process that is started inside is deaf from its first moment on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        with suppress(TypeError):  # a handler that was not set from Python
-            signal.signal(signal.SIGINT, before)

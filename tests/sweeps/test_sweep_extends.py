@@ -153,12 +153,13 @@ def test_every_shipped_sweep_is_valid_at_every_scale(
     (tmp_path / "some class").mkdir()
     sweep = file.read(name)
     settings = [f"values.folder={tmp_path}"] if "folder" in sweep.values else []
-    assert list(sweep.scales) == ["tiny", "small", "paper"]
+    of_a_paper = name.startswith("gradattack/")
+    assert list(sweep.scales) == ["tiny", "small", *(["paper"] if of_a_paper else [])]
     grids = {scale: expand(sweep, scale, settings, [threat.check]) for scale in sweep.scales}
     if sweep.experiment is not None:
         assert all(grid.cells for grid in grids.values())
         assert not grids["tiny"].confirm
-        assert grids["paper"].confirm
+        assert "paper" not in grids or grids["paper"].confirm
 
 
 def test_what_no_data_ships_for_says_what_to_give() -> None:
