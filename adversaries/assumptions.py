@@ -58,7 +58,7 @@ def of(name: str, cls: type) -> Assumptions:
     """What an adversary's class assumes."""
     default = cls()
     needs = frozenset(default.needs)
-    variants = [(f"{key} = {_shown(value)}", frozenset(one.needs)) for key, value, one in _variants(cls)]
+    variants = [(f"{key} = {shown(value)}", frozenset(one.needs)) for key, value, one in choices_of(cls)]
     knows = {}
     for item in KNOWLEDGE:
         with_it = [words for words, one in variants if item in one and item not in needs]
@@ -84,7 +84,7 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
-def _variants(cls: type) -> Iterator[tuple[str, Any, Any]]:
+def choices_of(cls: type) -> Iterator[tuple[str, Any, Any]]:
     """(setting, value, the adversary with it) for every other value of every setting that is a choice."""
     if not is_dataclass(cls):
         return
@@ -118,7 +118,7 @@ def _source(cls: type) -> str:
     return re.split(r"(?<![A-Z])(?<!al)\.(?: |$)", rest)[0]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -69,6 +69,8 @@ class Carlini(Inversion):
             needs.add("mixing_coefficients")
         if self.coefficients == "labels":
             needs.add("labels")
+        if "published" in (self.solver, *self.also):  # it has to tell which batch of a pass is the short one
+            needs.add("training_details")
         return frozenset(needs)
 
     def objection(self, situation: Situation) -> str | None:

@@ -24,7 +24,7 @@ class Encodings:
     values: normalised, float32 (R, C, H, W). hidden_signs: whether their signs mean nothing. mixed: k.
     indices: int64 (R, k), -1 for a public image. coefficients: float32 (R, k). labels: float32 (R, classes), soft.
     Each of the three is None where it is not granted (for labels: not soft). rounds, lengths: of the batches.
-    batch_size: that of a whole one. iterations: of an inversion, at most.
+    batch_size: that of a whole one; None where it is not shown. iterations: of an inversion, at most.
     """
 
     values: Tensor
@@ -36,7 +36,7 @@ class Encodings:
     normalise: Normalisation
     rounds: tuple[int, ...]
     lengths: tuple[int, ...]
-    batch_size: int
+    batch_size: int | None
     iterations: int
 
     @property
@@ -76,7 +76,7 @@ def gather(parts: Iterable[tuple[Job, Reconstruction]]) -> Encodings:
         normalise=normalise,
         rounds=tuple(one.round for one in seen),
         lengths=tuple(len(value) for value in values),
-        batch_size=int(facts["batch_size"]),
+        batch_size=facts.get("batch_size"),
         iterations=max(found.iterations for _, found in kept),
     )
 
@@ -86,6 +86,7 @@ def as_published(encodings: Encodings) -> Encodings:
     if encodings.indices is None or encodings.coefficients is None:
         return encodings
     _check_consecutive(encodings.rounds)
+    assert encodings.batch_size is not None  # whoever asks for this declares that it needs training details
     order = published_rows(encodings.lengths, encodings.batch_size)
     return replace(encodings, indices=encodings.indices[order], coefficients=encodings.coefficients[order])
 

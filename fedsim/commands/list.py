@@ -17,15 +17,19 @@ from fedsim.sweeps import file as sweep_files
 ASSUMPTIONS = "assumptions"
 """A kind of its own: which adversary assumes what, as a table."""
 
+THREAT_MODELS = "threat-models"
+"""Another: the threat models that a file can name, and which adversary fits under which."""
+
 KINDS = ("experiments", "sweeps", *plugins.KINDS)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print name, what it is, and, for what is not ours, where it comes from."""
-    if options.kind == ASSUMPTIONS:
-        return _assumptions(options.json)
+    tables = {ASSUMPTIONS: _assumptions, THREAT_MODELS: _threat_models}
+    if options.kind in tables:
+        return tables[options.kind](options.json)
     if options.kind is not None and options.kind not in KINDS:
-        known = (*KINDS, ASSUMPTIONS)
+        known = (*KINDS, *tables)
         raise InputError(f"list: there is no kind '{options.kind}'{suggestion(options.kind, known)}")
     kinds = [options.kind] if options.kind else list(KINDS)
     found = {kind: _entries(kind) for kind in kinds}
@@ -52,6 +56,13 @@ def _assumptions(as_json: bool) -> int:
         print(json.dumps({ASSUMPTIONS: [asdict(row) for row in assumptions.all_of_them()]}, indent=2))
     else:
         print(assumptions.markdown())
+    return 0
+
+
+def _threat_models(as_json: bool) -> int:
+    from fedsim.adversaries import fitting
+
+    print(json.dumps({THREAT_MODELS: fitting.as_data()}, indent=2) if as_json else fitting.markdown())
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,16 @@ def unfit(model: nn.Module, batch: int) -> str | None:
             "it inverts features that depend on one image alone, but BatchNorm ties those of a batch together; "
             "choose a model without it, such as mlp or convnet6"
         )
+    if layer.bias is None and any(one.weight.dim() > 2 for one in modules[: modules.index(layer)] if _weighted(one)):
+        return (
+            f"{name} is fed features and has no bias, without whose gradient they have no sign; choose a model whose "
+            "layer has one, such as convnet6"
+        )
     return None
+
+
+def _weighted(module: nn.Module) -> TypeGuard[nn.Linear]:
+    return isinstance(getattr(module, "weight", None), torch.Tensor)
 
 
 def recover(settings: CocktailParty, seen: Observation, device: torch.device, rng: torch.Generator) -> Reconstruction:

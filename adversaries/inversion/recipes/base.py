@@ -109,7 +109,20 @@ class Inversion:
             needs.add("running_statistics")
         if self.aware:
             needs.add("defenses")
+        if self.local_steps == "unrolled":
+            needs.add("training_details")
         return frozenset(needs)
+
+    @property
+    def presumes(self) -> dict[str, str]:
+        """What it takes for granted of any image, and the setting without which it would not."""
+        priors = {
+            "neighbouring pixels are alike": ("tv = 0", self.tv),
+            "pixels are near their mean": ("l2 = 0", self.l2),
+            "a batch's images have little in common": ("orthogonality = 0", self.orthogonality),
+            "pixels lie in the valid range": ("box = false", self.box),
+        }
+        return {what: remedy for what, (remedy, weight) in priors.items() if weight}
 
     def objection(self, situation: Situation) -> str | None:
         """Why these settings cannot work on what they are set on."""

@@ -63,6 +63,7 @@ class CocktailParty:
 
     needs: ClassVar[frozenset[str]] = GRADIENT
     powers: ClassVar[frozenset[str]] = frozenset()
+    presumes: ClassVar[dict[str, str]] = {"the batch's images are independent": ""}
 
     def objection(self, situation: Situation) -> str | None:
         """Why it cannot work on these updates: they have to be one gradient."""
