@@ -112,11 +112,14 @@ def test_clients_server_and_adversaries_never_import_one_another(own: str) -> No
 
 
 def test_the_ground_floor_imports_none_of_the_three() -> None:
-    upstairs = {ROOT / "fedsim" / f"{name}.py" for name in ("simulation", "attacks", "answers", "cli")}
+    names = ("simulation", "watching", "witness", "attacks", "attack_lines", "answers", "cli")
+    upstairs = {ROOT / "fedsim" / f"{name}.py" for name in names}
     found = [
         one
         for path, there in ALL.items()
-        if in_folder(path, "fedsim") and path not in upstairs and path.parent != ROOT / "fedsim" / "commands"
+        if in_folder(path, "fedsim")
+        and path not in upstairs
+        and path.parent.name not in ("commands", "attackers", "testing")
         for one in there
         if one.within(*TOPS.values())
     ]
@@ -125,13 +128,26 @@ def test_the_ground_floor_imports_none_of_the_three() -> None:
 
 def test_the_three_import_nothing_that_stands_above_them() -> None:
     above = ("fedsim.simulation", "fedsim.attacks", "fedsim.cli", "fedsim.commands", "fedsim.report", "fedsim.screens")
+    above += ("fedsim.attackers", "fedsim.attack_lines", "fedsim.testing")
     found = [one for path, there in ALL.items() if in_folder(path, *TOPS) for one in there if one.within(*above)]
     assert not found, "\n".join(map(str, found))
+
+
+def test_the_conformance_kit_knows_one_side_at_a_time_and_nothing_of_fedsim_knows_it() -> None:
+    """It tries plugins of both sides, so it stands above them; what tries one side must not know the other."""
+    kit = ROOT / "fedsim" / "testing"
+    for path, there in ALL.items():
+        sides = {package for package in TOPS.values() if any(one.within(package) for one in there)}
+        if path.parent == kit:
+            assert len(sides) <= 1, f"{path} knows {sides}"
+        else:
+            assert not any(one.within("fedsim.testing") for one in there), path
 
 
 def test_no_adversary_can_reach_the_truth() -> None:
     """Scores are made by code, and from data, that no adversary imports."""
     truth = ("fedsim.scoring", "fedsim.simulation", "fedsim.attacks", "fedsim.runs.RunFolder", "fedsim.data.federation")
+    truth += ("fedsim.truth", "fedsim.attack_lines", "fedsim.attackers")
     found = [
         one
         for path, there in ALL.items()

@@ -89,6 +89,19 @@ def test_its_settings_are_checked_like_ours(installed: dict[str, str], tmp_path:
     assert "Traceback" not in done.stderr
 
 
+def test_its_own_tests_pass_as_a_third_party_runs_them(installed: dict[str, str], tmp_path: Path) -> None:
+    """With the installed plugin, in a folder of their own, and without fedsim's own settings of pytest."""
+    copy = tmp_path / "test_conformance.py"
+    copy.write_text((ROOT / "experiments" / "example_plugin" / "tests" / "test_conformance.py").read_text())
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(copy)]
+    done = subprocess.run(
+        command, env=installed, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+    assert "ConformanceWarning" not in done.stdout
+
+
 def test_without_it_the_name_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "gray.toml").write_text(EXPERIMENT)
     done = fedsim({**os.environ}, tmp_path, "check", "gray.toml")
