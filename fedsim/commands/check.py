@@ -8,7 +8,10 @@ import json
 from fedsim.adversaries import threat
 from fedsim.experiment import Experiment
 from fedsim.experiment_file import as_table, read
+from fedsim.report import aggregation
 from fedsim.report.formats import counted
+from fedsim.secagg.known import known_facts
+from fedsim.secagg.rounds import drawn
 from fedsim.sweeps import file as sweep_files
 from fedsim.sweeps.cells import expand
 
@@ -20,11 +23,13 @@ def run(options: argparse.Namespace) -> int:
     experiment = read(options.experiment, options.settings, rules=[threat.check])
     views = threat.describe(experiment)
     if options.json:
-        print(json.dumps({"experiment": as_table(experiment), "who_sees_what": views}, indent=2))
+        facts = known_facts(experiment)
+        summed = {"secure_aggregation": facts} if facts else {}
+        print(json.dumps({"experiment": as_table(experiment), **summed, "who_sees_what": views}, indent=2))
         return 0
     print(f"{options.experiment}: valid")
     print(f"  {_summary(experiment)}")
-    for line in _defended(experiment):
+    for line in [*_summed(experiment), *_defended(experiment)]:
         print(f"  {line}")
     if not views:
         print("\nNo adversary.")
@@ -61,6 +66,16 @@ def _summary(experiment: Experiment) -> str:
         f"{experiment.model.name} on {experiment.data.dataset.name} ({experiment.data.partition.name}), "
         f"seed {experiment.seed}"
     )
+
+
+def _summed(experiment: Experiment) -> list[str]:
+    """How updates are summed securely, as far as the file tells."""
+    facts = known_facts(experiment)
+    if not facts:
+        return []
+    line = aggregation.line(facts["name"], facts, drawn(experiment))
+    unknown = "" if "error_bound" in facts else "; by how much a mean is off depends on the data's split"
+    return [line + unknown, *(f"  but {item}" for item in facts.get("trust", ()))]
 
 
 def _defended(experiment: Experiment) -> list[str]:

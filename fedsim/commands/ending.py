@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from fedsim import report
-from fedsim.report.table import attacks_table, rounds_table
-from fedsim.runs import RunFolder, read_lines
+from fedsim.report import aggregation
+from fedsim.report.derived import MEANING, derived_table
+from fedsim.report.reading import read
+from fedsim.report.round_table import rounds_table
+from fedsim.report.table import attacks_table
+from fedsim.runs import RunFolder
 from fedsim.screens import emit
 
 
@@ -24,12 +29,18 @@ def conclude(folder: RunFolder, code: int, json_lines: bool, **fields: Any) -> i
 
 
 def show(folder: RunFolder) -> None:
-    """Print how training went and what the attacks reached."""
+    """Print how training went, how updates were summed, and what the attacks reached."""
     console = Console()
     # Without a terminal rich assumes 80 columns and breaks words apart; a file can hold longer lines.
     if not console.is_terminal:
         console = Console(width=160)
-    rounds, attacks = read_lines(folder.rounds), read_lines(folder.attacks)
-    console.print(rounds_table(rounds))
-    if attacks:
-        console.print(attacks_table(attacks))
+    run = read(folder.path)
+    console.print(rounds_table(run.rounds))
+    secure = aggregation.in_a_line(run)
+    if secure:
+        console.print(Text(secure + "\n"))
+    if run.derived:
+        console.print(derived_table(run.derived))
+        console.print(Text(MEANING + "\n"))
+    if run.attacks:
+        console.print(attacks_table(run.attacks))

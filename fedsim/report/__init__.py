@@ -1,7 +1,7 @@
 """From a finished run folder to something a person reads: one HTML file, or tables on the terminal.
 
 Nothing here imports torch: reporting on a run needs the run's files and no more. The pictures that a run stores while
-it runs are made by `fedsim.report.pictures`, the tables by `fedsim.report.table`.
+it runs are made by `fedsim.report.pictures`, the tables by `fedsim.report.table`, `round_table` and `derived`.
 """
 
 from __future__ import annotations

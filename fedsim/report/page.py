@@ -13,35 +13,26 @@ from typing import Any
 from markupsafe import Markup
 
 from fedsim.errors import FedsimError
-from fedsim.report import charts, diagram, words
+from fedsim.report import aggregation, charts, words
+from fedsim.report.derived import MEANING, derived_cells
 from fedsim.report.formats import MISSING, counted, duration, finite, fixed, numbered, plain, significant, whole
+from fedsim.report.leaving import closing, grouped, named
 from fedsim.report.noting import noted
 from fedsim.report.pictures import layout
-from fedsim.report.reading import (
-    Attack,
-    Dropout,
-    Run,
-    Sight,
-    Table,
-    integer,
-    integers,
-    read,
-    real,
-    strings,
-    table,
-    tables,
-    text,
-)
-from fedsim.report.table import attack_cells, round_cells
+from fedsim.report.reading import Attack, Run, read
+from fedsim.report.round_table import round_cells
+from fedsim.report.rounds import Dropout
+from fedsim.report.table import attack_cells
 from fedsim.report.templates import template
+from fedsim.report.threats import threats
+from fedsim.report.values import integer, integers, real, strings, table, text
 from fedsim.runs import write_whole
 
 HERE = Path(__file__).parent
 PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_PICTURE = 16 * 2**20
-SHOWN = {"victims": 12, "pictures": 4, "objectives": 18, "clients": 24}
+SHOWN = {"victims": 12, "pictures": 4, "objectives": 18, "clients": 24, "reasons": 40}
 """How many of each are open to view; the others wait in a fold, or in the table of scores."""
-KNOWN_SETTINGS = {"id", "name", "vantage", "targets", "rounds", "knows", "powers", "member", "aggregate"}
 
 
 @dataclass(frozen=True)
@@ -69,21 +60,6 @@ class Figure:
     columns: int
     labelled: bool
     scores: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Threat:
-    """One adversary: its place, in words and drawn."""
-
-    id: str
-    place: str
-    words: str
-    sees: Sequence[str]
-    knows: Sequence[str]
-    does_not_see: Sequence[str]
-    powers: Sequence[str]
-    settings: Sequence[tuple[str, str]]
-    drawing: Markup
 
 
 @dataclass(frozen=True)
@@ -155,7 +131,10 @@ def context(run: Run) -> dict[str, Any]:
         "nets": sorted({attack.lpips_net for attack in run.attacks if attack.lpips_net}),
         "lpips_used": any(finite(attack.lpips) for attack in run.attacks),
         "pictures_open": SHOWN["pictures"],
-        "threats": _threats(run),
+        "aggregation": aggregation.describe(run),
+        "derived": derived_cells(run.derived),
+        "derived_means": MEANING,
+        "threats": threats(run),
         **_training(run),
         "objectives": _objectives(run),
         "objectives_open": SHOWN["objectives"],
@@ -163,7 +142,10 @@ def context(run: Run) -> dict[str, Any]:
         "per_image": _per_image(run),
         "noted": noted(run.attacks),
         **_people(run),
-        "dropouts": _dropouts(run),
+        "dropouts": _left(run, late=False),
+        "late": _left(run, late=True),
+        "closed": [(f"Round {entry.round}", closing(entry)) for entry in run.rounds if entry.skipped],
+        "reasons_open": SHOWN["reasons"],
         "failures": [
             (f"{attack.adversary}, {words.victim(attack).lower()}, {words.when(attack)}", words.failure(attack))
             for attack in run.attacks
@@ -277,58 +259,6 @@ def _alike(size: tuple[int, int], expected: tuple[int, int]) -> bool:
     if min(*size, *expected) <= 0:
         return False
     return abs(math.log(size[0] / size[1] * expected[1] / expected[0])) < 0.04
-
-
-def _threats(run: Run) -> list[Threat]:
-    sights = {sight.adversary: sight for sight in run.sights}
-    entries = {_id(entry): entry for entry in tables(run.experiment.get("adversaries"))}
-    for attack in run.attacks:  # Without an experiment file, the attacks still tell who stood where.
-        if attack.entry not in entries:
-            hits = [other for other in run.attacks if other.entry == attack.entry]
-            entries[attack.entry] = {
-                "id": attack.entry,
-                "name": attack.plugin,
-                "vantage": attack.vantage,
-                "targets": sorted({client for hit in hits for client in words.whose(hit)}),
-                "aggregate": any(len(hit.clients) > 1 for hit in hits),
-                "rounds": sorted({number for hit in hits for number in hit.rounds}),
-            }
-    for name in sights:
-        entries.setdefault(name, {"id": name})
-    return [_threat(run, name, entry, sights.get(name, Sight(name))) for name, entry in entries.items()]
-
-
-def _threat(run: Run, name: str, entry: Table, sight: Sight) -> Threat:
-    place, server = text(entry.get("vantage")), run.section("server")
-    count = integer(run.section("clients").get("count"))
-    clients = range(min(count, 10_000)) if count and count > 0 else [client.client for client in run.clients]
-    powers = strings(entry.get("powers")) or sight.powers
-    secure = text(server.get("secure_aggregation"))
-    return Threat(
-        id=name,
-        place=words.PLACES.get(place, "place unknown"),
-        words=sight.words or words.vantage(entry, sight, run),
-        sees=words.wordings(sight.sees, words.SIGHTS),
-        knows=words.wordings(sight.knows or strings(entry.get("knows")), words.KNOWLEDGE),
-        does_not_see=words.wordings(sight.does_not_see, words.SIGHTS),
-        powers=words.wordings(powers, words.POWERS),
-        settings=[("attack", text(entry.get("name")) or "not recorded")]
-        + [(key, plain(value)) for key, value in entry.items() if key not in KNOWN_SETTINGS],
-        drawing=diagram.threat(
-            place,
-            targets=integers(entry.get("targets")),
-            clients=list(clients),
-            member=integer(entry.get("member")),
-            active=bool(powers),
-            tls=server.get("tls") is True,
-            masked=bool(secure) and secure != "off",
-            summed=entry.get("aggregate") is True and len(integers(entry.get("targets"))) > 1,
-        ),
-    )
-
-
-def _id(entry: Table) -> str:
-    return text(entry.get("id")) or text(entry.get("name")) or "unnamed"
 
 
 def _training(run: Run) -> dict[str, Any]:
@@ -461,6 +391,15 @@ def _attacked(attacks: Sequence[Attack]) -> str:
 
 def _dropouts(run: Run) -> list[Dropout]:
     return [dropout for entry in run.rounds for dropout in entry.dropouts]
+
+
+def _left(run: Run, *, late: bool) -> list[tuple[str, str]]:
+    """`Round 2, clients 1, 6 and 9`, and why they left it; or, if late, why they did not help to open its sum."""
+    out = []
+    for entry in run.rounds:
+        those = (entry.secure.late if entry.secure else ()) if late else entry.dropouts
+        out += [(f"Round {entry.round}, {named(group)}", why) for group, why in grouped(those)]
+    return out
 
 
 def _stamp(run: Run) -> str:

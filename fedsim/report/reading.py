@@ -16,13 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import InputError
+from fedsim.report.derived import Derived, derived_of
+from fedsim.report.rounds import Round, round_of
+from fedsim.report.values import Table, integer, integers, real, strings, table, tables, text
 
 EXPERIMENT, MANIFEST, ROUNDS, ATTACKS = "experiment.toml", "manifest.json", "rounds.jsonl", "attacks.jsonl"
+DERIVED = "derived.jsonl"
+"""Only there if an adversary derived single updates, so nothing is said where it is missing."""
 CONSEQUENCES = {
     EXPERIMENT: "the setup is shown only as far as the other files tell it",
     MANIFEST: "versions, hashes, clients and the account of who sees what are not shown",
     ROUNDS: "training is not shown",
     ATTACKS: "no attack is shown",
+    DERIVED: "derived updates are not shown",
 }
 SCORES = ("psnr", "ssim", "lpips")
 EARLY = {
@@ -36,35 +42,6 @@ PARTLY = {
     "underdetermined": "the gradient leaves the image open; the smallest one that fits was taken",
 }
 """How attacks end besides being done, without having failed: before their time, or with less than the whole batch."""
-
-Table = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """A client that sent nothing usable in a round, and why. `round` is None outside a round's line."""
-
-    client: int | None
-    reason: str
-    round: int | None = None
-
-
-@dataclass(frozen=True)
-class Round:
-    """One line of `rounds.jsonl`. Round 0 is the model before any training.
-
-    epsilon: the most that private training has cost a client so far; with a delta but no epsilon, it has no bound.
-    """
-
-    round: int
-    clients: tuple[int, ...] = ()
-    dropouts: tuple[Dropout, ...] = ()
-    train_loss: float | None = None
-    test_loss: float | None = None
-    test_accuracy: float | None = None
-    epsilon: float | None = None
-    delta: float | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +122,11 @@ class Client:
 
 @dataclass(frozen=True)
 class Sight:
-    """The simulator's own account of one adversary: what it was shown and what not."""
+    """The simulator's own account of one adversary: what it was shown and what not.
+
+    colluders: the clients that work together with it. derive: how it makes single updates out of what it sees.
+    threat_model: the canned one that it follows.
+    """
 
     adversary: str
     words: str = ""
@@ -153,6 +134,9 @@ class Sight:
     knows: tuple[str, ...] = ()
     does_not_see: tuple[str, ...] = ()
     powers: tuple[str, ...] = ()
+    colluders: tuple[int, ...] = ()
+    derive: str = ""
+    threat_model: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,6 +153,7 @@ class Run:
     sights: tuple[Sight, ...]
     warnings: tuple[str, ...]
     gaps: tuple[str, ...]
+    derived: tuple[Derived, ...] = ()
 
     @property
     def name(self) -> str:
@@ -215,6 +200,8 @@ def read(folder: Path) -> Run:
         attack = attack_of(line)
         key = (attack.job, attack.adversary, attack.client, attack.round) if attack.job else number
         attacks[key] = attack  # Likewise a job that was tried again.
+    there = (folder / DERIVED).is_file()
+    derived = [derived_of(line) for line in (_lines(folder / DERIVED, gaps) if there else ())]
     clients = [client_of(entry) for entry in tables(manifest.get("clients"))]
     return Run(
         folder=folder,
@@ -227,27 +214,7 @@ def read(folder: Path) -> Run:
         sights=tuple(sight_of(entry) for entry in tables(manifest.get("who_sees_what"))),
         warnings=strings(manifest.get("warnings")),
         gaps=tuple(gaps),
-    )
-
-
-def round_of(line: Table) -> Round | None:
-    """A line of `rounds.jsonl`; None if it does not even say which round it is."""
-    number = integer(line.get("round"))
-    if number is None:
-        return None
-    return Round(
-        round=number,
-        clients=integers(line.get("clients")),
-        dropouts=tuple(
-            Dropout(integer(entry.get("client")), text(entry.get("reason")) or "no reason recorded", number)
-            for entry in tables(line.get("dropouts"))
-        ),
-        train_loss=real(line.get("train_loss")),
-        test_loss=real(line.get("test_loss")),
-        test_accuracy=real(line.get("test_accuracy")),
-        epsilon=real(line.get("epsilon")),
-        delta=real(line.get("delta")),
-        seconds=real(line.get("seconds")),
+        derived=tuple(derived),
     )
 
 
@@ -315,51 +282,10 @@ def sight_of(entry: Table) -> Sight:
         knows=strings(entry.get("knows")),
         does_not_see=strings(entry.get("does_not_see")),
         powers=strings(entry.get("powers")),
+        colluders=integers(entry.get("colluders")),
+        derive=text(entry.get("derive")),
+        threat_model=text(entry.get("threat_model")),
     )
-
-
-def real(value: object) -> float | None:
-    """A number, NaN and infinity included; None for anything else. A truth value is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return None
-
-
-def integer(value: object) -> int | None:
-    """A whole number, or None."""
-    number = real(value)
-    return int(number) if number is not None and number.is_integer() else None
-
-
-def text(value: object) -> str:
-    """A string; empty for anything else."""
-    return value if isinstance(value, str) else ""
-
-
-def table(value: object) -> Table:
-    """A table; empty for anything else."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def tables(value: object) -> tuple[Table, ...]:
-    """The tables of a list."""
-    return tuple(entry for entry in value if isinstance(entry, Mapping)) if isinstance(value, list | tuple) else ()
-
-
-def strings(value: object) -> tuple[str, ...]:
-    """The strings of a list; a lone string is a list of one."""
-    if isinstance(value, str):
-        return (value,) if value else ()
-    return tuple(entry for entry in value if isinstance(entry, str)) if isinstance(value, list | tuple) else ()
-
-
-def integers(value: object) -> tuple[int, ...]:
-    """The whole numbers of a list."""
-    numbers = [integer(entry) for entry in value] if isinstance(value, list | tuple) else []
-    return tuple(number for number in numbers if number is not None)
 
 
 def _content(path: Path, gaps: list[str]) -> str:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from fedsim.report.cells import Cells
 from fedsim.report.charts import Point as Place
 from fedsim.report.curves import Curve, curves, even
 from fedsim.report.formats import MISSING, fixed, listed, percent, plain, significant, whole
-from fedsim.report.reading import integer, real, strings, table, tables, text
 from fedsim.report.sweep_measures import measure
 from fedsim.report.sweep_reading import TITLES, Cell, Point, Sweep, points, slices
-from fedsim.report.table import Cells
+from fedsim.report.values import integer, real, strings, table, tables, text
 
 STEPS = "The steps of the axis below are even, whatever their numbers."
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fedsim.report.cells import Cells
 from fedsim.report.sweep_blocks import Block, Entry, Line, blocks
 from fedsim.report.sweep_charts import part_tables
 from fedsim.report.sweep_reading import sweep_of
 from fedsim.report.sweep_tables import state_words
-from fedsim.report.table import Cells
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -11,13 +11,13 @@ from typing import Any
 from markupsafe import Markup
 
 from fedsim.errors import FedsimError, InputError
+from fedsim.report.cells import Cells
 from fedsim.report.formats import counted
 from fedsim.report.sweep_blocks import Block, Line, blocks
 from fedsim.report.sweep_charts import any_rows, label_charts, line_charts
 from fedsim.report.sweep_parts import matrices, planes
 from fedsim.report.sweep_pictures import Album
 from fedsim.report.sweep_reading import TITLES, Cell, Sweep, sweep_of
-from fedsim.report.table import Cells
 from fedsim.report.templates import template
 from fedsim.runs import write_whole
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from fedsim.report.cells import Cells
 from fedsim.report.formats import MISSING, counted, fixed, listed, percent
 from fedsim.report.planes import Mark, plane
 from fedsim.report.sweep_blocks import strongest
@@ -13,7 +14,6 @@ from fedsim.report.sweep_charts import Chart
 from fedsim.report.sweep_measures import measure
 from fedsim.report.sweep_pictures import Album
 from fedsim.report.sweep_reading import Cell, Point, Protocol, Slice, Sweep, points, slices
-from fedsim.report.table import Cells
 
 IMAGES, FEW_IMAGES, MANY_CELLS = 4, 2, 80
 """How many images a cell shows, and how many where there are more cells than this."""

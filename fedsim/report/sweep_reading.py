@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedsim.report.reading import Table, integer, real, strings, table, tables, text
+from fedsim.report.values import Table, integer, real, strings, table, tables, text
 
 STATISTICS = ("mean", "best", "std")
 STATES = ("done", "failed", "waiting")

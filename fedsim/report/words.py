@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from fedsim.report import aggregation
 from fedsim.report.formats import (
     counted,
     decibels,
@@ -17,21 +18,9 @@ from fedsim.report.formats import (
     significant,
     whole,
 )
-from fedsim.report.reading import (
-    EARLY,
-    PARTLY,
-    Attack,
-    Round,
-    Run,
-    Sight,
-    Table,
-    integer,
-    integers,
-    strings,
-    table,
-    tables,
-    text,
-)
+from fedsim.report.reading import EARLY, PARTLY, Attack, Run, Sight
+from fedsim.report.rounds import Round
+from fedsim.report.values import Table, integer, integers, strings, table, tables, text
 
 ROLES = {"link": "the eavesdropper", "server": "the server", "client": "the curious client"}
 PLACES = {
@@ -47,7 +36,8 @@ KNOWLEDGE = {
 }
 POWERS = {
     "alter_update": "the update on its way",
-    "alter_model": "the model on its way",
+    "alter_model": "the global model that a client is sent",
+    "alter_requests": "what the server asks of the clients in a secure aggregation",
 }
 SIGHTS = {
     "sizes": "sizes and timing of the messages",
@@ -357,9 +347,15 @@ def vantage(entry: Table, sight: Sight, run: Run) -> str:
     guard = ""
     if server.get("tls") is True and place == "link":
         guard += " The links are encrypted (TLS), so it sees sizes and timing alone."
-    secure = text(server.get("secure_aggregation"))
-    if secure and secure != "off":
-        guard += f" Updates are masked by secure aggregation ({secure})."
+    secure = aggregation.mode(run)
+    if secure:
+        guard += f" Updates are summed by secure aggregation ({secure})."
+    derive = sight.derive or text(entry.get("derive")) or text(table(entry.get("derive")).get("name"))
+    if derive:
+        guard += f" Single updates it tries to derive from what it sees ({derive})."
+    colluders = list(integers(entry.get("colluders")) or sight.colluders)
+    if colluders:
+        guard += f" It works together with {numbered(colluders, 'client')}."
     return f"This adversary stands {where}.{aim}{power}{guard}"
 
 
@@ -376,7 +372,7 @@ def setup(run: Run) -> str:
     last = integer(run.experiment.get("rounds"))
     data, model = text(run.section("data").get("name")), text(run.section("model").get("name"))
     strategy = server.get("strategy")
-    aggregation = text(strategy) or text(table(strategy).get("name"))
+    combining = text(strategy) or text(table(strategy).get("name"))
     split = run.section("data").get("partition")
     settings = table(split)
     partition = text(split) or " ".join(
@@ -390,10 +386,10 @@ def setup(run: Run) -> str:
         f"{model}{size}" if model else "",
         f"{counted(count, 'client')}" if count is not None else "",
         counted(last, "round") if last is not None else "",
-        " ".join(part for part in (text(clients.get("algorithm")), "clients,") if part)
-        + f" {aggregation} at the server"
-        if text(clients.get("algorithm")) and aggregation
+        " ".join(part for part in (text(clients.get("algorithm")), "clients,") if part) + f" {combining} at the server"
+        if text(clients.get("algorithm")) and combining
         else "",
+        f"secure aggregation {aggregation.mode(run)}" if aggregation.mode(run) else "",
     ]
     return " · ".join(part for part in parts if part)
 

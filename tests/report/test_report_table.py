@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from fedsim.report.table import attacks_table, attacks_text, rounds_table, rounds_text
+from fedsim.report.round_table import rounds_table, rounds_text
+from fedsim.report.table import attacks_table, attacks_text
 
 Make = Callable[..., dict[str, Any]]
 
