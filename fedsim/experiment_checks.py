@@ -253,7 +253,7 @@ def _adversaries(experiment: Experiment, problems: Problems) -> None:
                 f'the sum of updates is what a server sees, but the vantage is "{entry.vantage}"; use "server"',
             )
         secured = entry.vantage == "server" and experiment.server.secure_aggregation is not None
-        if entry.derive is None and (entry.aggregate or secured):
+        if entry.aggregate or secured:
             among = range(experiment.clients.count) if secured else entry.targets
             _summed(position, entry, tuple(among), experiment, problems)
         _colluders(position, entry, experiment, problems)
@@ -266,7 +266,9 @@ def _summed(
 ) -> None:
     """What is granted of a sum, and what makes sense of it, has to hold for all of its clients."""
     trainings = [experiment.clients.training(client) for client in among if client < experiment.clients.count]
-    if len({one.learning_rate for one in trainings}) > 1:
+    # What is derived of a sum is one client's, with that client's rate and defenses.
+    single = entry.derive is not None
+    if not single and len({one.learning_rate for one in trainings}) > 1:
         problems.add(
             ("adversaries", position, "targets"),
             "the clients have different learning_rate, so their sum is no gradient times one rate; "
@@ -284,7 +286,7 @@ def _summed(
             "some of the clients whose updates are summed mix their labels and others do not, so there is no one kind "
             'of labels to know; leave "labels" out, or target clients of one kind',
         )
-    if "defenses" in entry.knows and len({one.defenses for one in trainings}) > 1:
+    if not single and "defenses" in entry.knows and len({one.defenses for one in trainings}) > 1:
         problems.add(
             ("adversaries", position, "knows"),
             "the clients whose updates are summed have different defenses, so there are none to know of the sum; "

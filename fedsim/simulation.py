@@ -107,8 +107,6 @@ def _check_built(experiment: Experiment, place: Workbench) -> None:
     BatchNorm.
     """
     has = bool(batchnorm.layers(place.model))
-    # A copy: who keeps what it is asked about would watch every client train.
-    model = copy.deepcopy(place.model)
     _check_defenses(experiment, place)
     mode = experiment.server.secure_aggregation
     if mode is not None:
@@ -118,7 +116,8 @@ def _check_built(experiment: Experiment, place: Workbench) -> None:
     for position, entry in enumerate(experiment.adversaries):
         plugin, path = entry.plugin.settings, f"adversaries[{position}]: '{entry.id}'"
         known = replace(threat.situation(entry, experiment), has_batchnorm=has)
-        objection = threat.objection(plugin, known, model)
+        # A copy: who keeps what it is asked about would watch every client train.
+        objection = threat.objection(plugin, known, copy.deepcopy(place.model))
         if objection:
             raise InputError(f"{path}: does not fit this experiment (model '{experiment.model.name}'): {objection}")
         asked = {"batch_statistics", "running_statistics"} & (set(entry.knows) | plugin.needs)

@@ -136,3 +136,46 @@ def test_an_eavesdropper_ends_where_it_began_and_without_masks_it_has_the_image(
     )
     outcome, _ = run(plain, tmp_path / "plain")
     assert mean(one["ssim"] for one in outcome.attacks) > 0.95
+
+
+@pytest.mark.parametrize("mode", ["ideal", "secagg+"])
+def test_one_survivor_is_no_sum(tmp_path: Path, mode: str) -> None:
+    outcome, _ = run(
+        experiment("secagg-one-survivor", "adversaries.0.iterations=5", f"server.secure_aggregation={mode}"),
+        tmp_path / "run",
+    )
+    opened = [record.round for record in outcome.rounds if record.round and not record.skipped]
+    if mode == "ideal":  # by the seed: which of them are left, and when
+        assert [len(record.clients) for record in outcome.rounds[1:]] == [1, 1, 2, 2, 0, 4]
+        assert opened == [6]
+    assert len(opened) < 6
+    assert {line["round"] for line in outcome.attacks} == set(opened), "a closed round shows nothing to attack"
+    for record in outcome.rounds[1:]:
+        assert len(record.clients) >= 3 or (record.skipped or "").endswith("the model stays as it was")
+
+
+def test_the_more_clients_are_in_a_sum_the_less_is_recovered_of_each(tmp_path: Path) -> None:
+    """The sweep `secagg/sums` on smaller images; both halves of the comparison, a seed each for three draws."""
+    found: dict[str, float] = {}
+    for clients in (2, 4, 8):
+        for name, changes in (
+            ("sum", {"count": clients, "batch": 8, "mode": '{ name = "secagg+", min_survivors = 2 }'}),
+            ("batch", {"count": 1, "batch": 8 * clients, "mode": "off"}),
+        ):
+            made = experiment(
+                "secagg-one-survivor",
+                "rounds=3",
+                "clients.dropout=0",
+                f"clients.count={changes['count']}",
+                f"clients.batch_size={changes['batch']}",
+                f"server.secure_aggregation={changes['mode']}",
+                "server.learning_rate=0",
+                "server.evaluate_every=0",
+                "model.hidden=[32]",
+            )
+            outcome, _ = run(made, tmp_path / f"{name}-{clients}")
+            assert all(line["batch"] == 8 * clients for line in outcome.attacks)
+            found[f"{name}-{clients}"] = mean(line["ssim"] for line in outcome.attacks)
+    assert found["sum-2"] > found["sum-4"] + 0.02 > found["sum-8"] + 0.1, found
+    for clients in (2, 4, 8):  # no worse for the attacker than one client's batch, and no better
+        assert abs(found[f"sum-{clients}"] - found[f"batch-{clients}"]) < 0.12, found
