@@ -66,7 +66,7 @@ class HomomorphicUnmasking:
             raise ProtocolError(f"client {client} sent a second update in the same round")
         try:
             value = flower.tensors_in(content, SEALED).get(CIPHERTEXT)
-        except (ValueError, TypeError, EOFError) as error:
+        except ValueError as error:
             raise ProtocolError(f"{SEALED}/{CIPHERTEXT} cannot be read as an array: {error}") from None
         if value is None:
             raise ProtocolError(f"{SEALED}/{CIPHERTEXT} is missing")

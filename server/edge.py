@@ -152,7 +152,7 @@ def _tensors(content: RecordDict, record: str, shapes: Mapping[str, tuple[int, .
             raise ProtocolError(f"{record}/{name} is missing")
         try:
             value = flower.as_tensor(held[name])
-        except (ValueError, TypeError, EOFError) as error:
+        except ValueError as error:
             raise ProtocolError(f"{record}/{name} cannot be read as an array: {error}") from None
         if tuple(value.shape) != shape:
             raise ProtocolError(f"{record}/{name} has shape {tuple(value.shape)}, not {shape}")

@@ -120,8 +120,11 @@ def tensors_in(content: RecordDict, record: str) -> dict[str, Tensor]:
 
 
 def as_tensor(array: Array) -> Tensor:
-    """The tensor of an Array. Raises what NumPy raises for bytes that are none."""
+    """The tensor of an Array. Raises ValueError for bytes that are none."""
     if isinstance(array, TensorArray):
         return array.tensor
-    values = array.numpy()
-    return torch.from_numpy(values if values.flags.writeable else np.array(values))
+    try:
+        values = array.numpy()
+        return torch.from_numpy(values if values.flags.writeable else np.array(values))
+    except Exception as error:  # NumPy's reader tells bad bytes by many a kind: BadZipFile, SyntaxError, MemoryError
+        raise ValueError(f"{type(error).__name__}: {error}") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, TypeGuard
 
 from flwr.app import ConfigRecord
 
@@ -27,6 +27,12 @@ DIGEST = 32
 
 CIPHER_KEY, MASK_KEY = "keys/cipher", "keys/mask"
 """The two public keys of a client: under the first, shares are encrypted to it; from the second, masks are made."""
+
+LARGEST = 2**63
+"""Numbers in messages are below it."""
+
+DIGITS = 19
+"""An id in the name of an entry has fewer, and is below LARGEST."""
 
 COMMITMENT = "commitment"
 """What binds a client to its self mask, see `commitment`."""
@@ -238,16 +244,23 @@ def _named(prefix: str, values: Mapping[int, bytes]) -> dict[str, bytes]:
     return {f"{prefix}{client}": values[client] for client in sorted(values)}
 
 
+def _is_number(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number that a message can carry: True and False are numbers for isinstance, and not all
+    that Python counts to fits on the way.
+    """
+    return type(value) is int and -LARGEST <= value < LARGEST
+
+
 def _number(record: ConfigRecord, key: str) -> int:
     value = record.get(key)
-    if type(value) is not int:  # True and False are numbers for isinstance
+    if not _is_number(value):
         raise ProtocolError(f"'{key}' is not a whole number")
     return value
 
 
 def _numbers(record: ConfigRecord, key: str) -> tuple[int, ...]:
     value = record.get(key)
-    if not isinstance(value, list) or any(type(one) is not int for one in value):
+    if not isinstance(value, list) or not all(_is_number(one) for one in value):
         raise ProtocolError(f"'{key}' is not a list of whole numbers")
     return tuple(value)  # type: ignore[arg-type]
 
@@ -275,8 +288,10 @@ def _by_client(record: ConfigRecord, prefix: str) -> dict[int, bytes]:
         if not key.startswith(prefix):
             continue
         client = key.removeprefix(prefix)
-        if not (client.isascii() and client.isdigit()) or str(int(client)) != client or not isinstance(value, bytes):
-            raise ProtocolError(f"'{key}' is not the bytes of a client")
+        # Python reads no number of thousands of digits, and no client has one.
+        digits = len(client) < DIGITS and client.isascii() and client.isdigit()
+        if not digits or str(int(client)) != client or not isinstance(value, bytes):
+            raise ProtocolError(f"'{key[:80]}' is not the bytes of a client")
         found[int(client)] = value
     return found
 

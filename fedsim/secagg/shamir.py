@@ -30,8 +30,9 @@ def split(secret: bytes, threshold: int, holders: Sequence[int]) -> dict[int, by
     """
     if len(secret) != SECRET:
         raise ValueError(f"a secret has {SECRET} bytes, not {len(secret)}")
-    if len(set(holders)) != len(holders) or any(holder < 0 for holder in holders):
-        raise ValueError("holders of shares are distinct numbers from 0 on")
+    # Far below the modulus: the share at place 0 would be the secret.
+    if len(set(holders)) != len(holders) or not all(0 <= holder < 2**63 for holder in holders):
+        raise ValueError("holders of shares are distinct numbers from 0 on, below 2^63")
     if not 1 <= threshold <= len(holders):
         raise ValueError(f"{len(holders)} holders can never be {threshold}, as the threshold asks")
     falling = [secrets.randbelow(PRIME) for _ in range(threshold - 1)]

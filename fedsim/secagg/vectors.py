@@ -98,7 +98,7 @@ class RingSum:
             raise ProtocolError(f"{SEALED}/{VECTOR} is missing")
         try:
             value = flower.as_tensor(held[VECTOR])
-        except (ValueError, TypeError, EOFError) as error:
+        except ValueError as error:
             raise ProtocolError(f"{SEALED}/{VECTOR} cannot be read as an array: {error}") from None
         wanted = torch.int32 if self._codec.bits == 32 else torch.int64
         if value.dtype != wanted:
