@@ -187,11 +187,14 @@ def refusals(entry: AdversaryEntry, experiment: Experiment) -> list[str]:
             out.append(f"the power '{power}' cannot be granted in this version; leave it out of powers")
         elif entry.vantage != "server":
             out.append(f'the power \'{power}\' belongs to the vantage "server", but this one is "{entry.vantage}"')
+        elif power == "alter_requests" and mode_of(experiment) == OFF:
+            out.append(f"the power '{power}' is about secure aggregation, and there is none; leave it out")
     has, steps = view(entry, experiment).has, [(name, plugin)]
     if entry.derive is not None:
         steps.insert(0, (f"derivation '{entry.derive.name}'", entry.derive.settings))
         against = _against(steps[0][1], replace(situation(entry, experiment), aggregate=is_summed(entry, experiment)))
-        if against:
+        # Where it is not even shown what it works on, that says more.
+        if against and steps[0][1].needs <= has:
             return [f"{steps[0][0]} does not fit this experiment (model '{experiment.model.name}'): {against}"]
     for whose, step in steps:
         for power in sorted(step.powers):
@@ -283,8 +286,11 @@ def _missing(item: str, entry: AdversaryEntry, experiment: Experiment) -> str:
                 if item in shown and encrypted == experiment.server.tls and mode == mode_of(experiment)
             }
         )
-        seen_from = ", ".join(places) or "nowhere"
-        secure = f" under secure aggregation ({mode_of(experiment)})" if mode_of(experiment) != OFF else ""
+        mode = mode_of(experiment)
+        secure = f" under secure aggregation ({mode})" if mode != OFF else ""
+        seen_from = ", ".join(places) or ("nowhere" if secure else "nowhere without secure aggregation")
+        if item == "update" and secure:
+            seen_from += " (of the sum of all clients alone; a derivation may get at single ones)"
         return f"{words} the vantage '{entry.vantage}'{tls}{secure} does not show; it is seen from: {seen_from}"
     if entry.threat_model is not None:
         return (

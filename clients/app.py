@@ -49,14 +49,9 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
     policy = experiment.clients.batchnorm
 
     trained, examples = place.train(client, round_, parameters, held)
-    if policy == "local":
-        context.state[protocol.BUFFERS] = flower.to_record(batchnorm.statistics(place.model))
+    own = batchnorm.statistics(place.model) if policy == "local" else {}
     update, kept = place.perturb(trained.update, client, round_, parameters, remembered(context))
     kept, spent = place.spend(client, kept)
-    for position, memory in kept.items():
-        # Flower keeps a client's state from round to round.
-        context.state[f"{_MEMORY}{position}"] = flower.to_record(memory)
-
     statistics = batchnorm.sent(policy, place.model, trained.passes)
     numbers = MetricRecord({protocol.NUM_EXAMPLES: examples, protocol.NUM_STEPS: trained.steps})
     if trained.loss is not None:
@@ -64,18 +59,24 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
     if spent is not None:
         numbers[protocol.EPSILON], numbers[protocol.DELTA] = spent
     if experiment.server.secure_aggregation is not None:
-        half = sealing.half(experiment, client, round_, context)
+        half = sealing.half(experiment, round_, context)
         sealed = half.seal(
             Contribution(update.tensors, statistics, examples, trained.steps),
             content.config_records.get(RECORD),
             binding(parameters, sent),
         )
         sealing.remember(half, context)
-        return Message(sealing.with_metrics(experiment, sealed, numbers), reply_to=message)
-    reply = RecordDict({protocol.UPDATE: flower.to_record(update.tensors)})
-    if statistics:
-        reply[protocol.BUFFERS] = flower.to_record(statistics)
-    reply[protocol.METRICS] = numbers
+        reply = sealing.with_metrics(experiment, sealed, numbers)
+    else:
+        reply = RecordDict({protocol.UPDATE: flower.to_record(update.tensors)})
+        if statistics:
+            reply[protocol.BUFFERS] = flower.to_record(statistics)
+        reply[protocol.METRICS] = numbers
+    # Flower keeps a client's state from round to round. Only now: a request that was refused leaves it as it is.
+    if policy == "local":
+        context.state[protocol.BUFFERS] = flower.to_record(own)
+    for position, memory in kept.items():
+        context.state[f"{_MEMORY}{position}"] = flower.to_record(memory)
     return Message(reply, reply_to=message)
 
 
@@ -88,7 +89,7 @@ def _answer(experiment: Experiment, stage: str, message: Message, context: Conte
     if not isinstance(round_, int):
         raise Refused(f"the query '{stage}' does not say for which round it is")
     sealing.leave(experiment, client, round_, stage)
-    half = sealing.half(experiment, client, round_, context)
+    half = sealing.half(experiment, round_, context)
     record = half.answer(stage, query)
     sealing.remember(half, context)
     return Message(RecordDict({RECORD: record}), reply_to=message)

@@ -215,9 +215,11 @@ class Shared:
             raise seat.refusal(str(error)) from None
         seat.check_round(along.round)
         seat.check_ids(sorted(along.encrypted), self.neighbours, "neighbours that gave shares")
+        silent = len(self.neighbours) - len(along.encrypted)
         seat.demand(
-            len(along.encrypted) + 1 <= along.total <= self.there,
-            f"{along.total} clients are said to have given shares, of {self.there} that gave keys",
+            len(along.encrypted) + 1 <= along.total <= self.there - silent,
+            f"{along.total} clients are said to have given shares, of {self.there} that gave keys, and {silent} of its "
+            "neighbours gave none",
         )
         seat.demand(
             along.total >= agreed.min_survivors,
@@ -287,8 +289,9 @@ class Sealed:
         missing = min(set(self.sharers) - survivors - dropped, default=None)
         seat.demand(missing is None, f"client {missing}, which gave shares, is neither a survivor nor dropped out")
         seat.demand(
-            len(survivors) <= query.total <= self.total,
-            f"{query.total} clients are said to have survived, of {self.total} that gave shares",
+            len(survivors) <= query.total <= self.total - len(dropped),
+            f"{query.total} clients are said to have survived, of {self.total} that gave shares, and {len(dropped)} of "
+            "its neighbours are said to have dropped out",
         )
         seat.demand(
             query.total >= agreed.min_survivors,

@@ -8,14 +8,18 @@ from flwr.app import ConfigRecord, Context, MetricRecord, RecordDict
 from fedsim import plugins, protocol, seeding
 from fedsim.clients.workbench import workbench
 from fedsim.experiment import Experiment
+from fedsim.grids.inline import client_at
 from fedsim.secagg.base import ROUND, DroppedOut, Masking, Refused
 
 _MEMORY = "secure-aggregation"
 _OWNER = "secure-aggregation-round"
 
 
-def half(experiment: Experiment, client: int, round_: int, context: Context) -> Masking:
-    """The client's half for a message of this round, with what it remembers of the round's earlier messages."""
+def half(experiment: Experiment, round_: int, context: Context) -> Masking:
+    """The client's half for a message of this round, with what it remembers of the round's earlier messages.
+
+    It is called as the server calls it, by its node, whatever partition of the data it has.
+    """
     mode = experiment.server.secure_aggregation
     assert mode is not None
     memory, last = context.state.get(_MEMORY), _last_round(context)
@@ -26,7 +30,7 @@ def half(experiment: Experiment, client: int, round_: int, context: Context) -> 
         memory = ConfigRecord()
         context.state[_OWNER], context.state[_MEMORY] = ConfigRecord({ROUND: round_}), memory
     made: Masking = plugins.load("maskings", mode.name)(
-        mode.settings, workbench(experiment).terms, client, round_, memory
+        mode.settings, workbench(experiment).terms, client_at(context.node_id), round_, memory
     )
     return made
 

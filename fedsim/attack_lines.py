@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fedsim import answers, scoring
 from fedsim.adversaries.base import Reconstruction
+from fedsim.attack import Attack
 from fedsim.attackers.base import Failure, Found
 from fedsim.data.dataset import Normalisation
 from fedsim.data.federation import load_data, load_federation
@@ -18,9 +19,6 @@ from fedsim.experiment import Experiment
 from fedsim.report.pictures import comparison
 from fedsim.runs import RunFolder
 from fedsim.scoring import Truth
-
-if TYPE_CHECKING:
-    from fedsim.attacks import Attack
 
 
 def line_of(

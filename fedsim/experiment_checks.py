@@ -290,7 +290,8 @@ def _summed(
         problems.add(
             ("adversaries", position, "knows"),
             "the clients whose updates are summed have different defenses, so there are none to know of the sum; "
-            'leave "defenses" out, or target clients that have the same',
+            'leave "defenses" out (with aware = false, if the attack has that setting), or '
+            + ("give all clients the same" if len(among) > len(entry.targets) else "target clients that have the same"),
         )
 
 

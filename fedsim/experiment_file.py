@@ -392,6 +392,13 @@ def _adversaries(raw: Any, rounds: Any, clients: Clients | None, problems: Probl
         if table.get("targets") == "all" and clients is not None and clients.count <= MOST_ROUNDS:
             table["targets"] = list(range(clients.count))
         ready: dict[str, Any] = {"plugin": plugin}
+        words = [key for key in ("targets", "rounds") if isinstance(table.get(key), str) and table[key] != "all"]
+        for key in words:
+            problems.add((*path, key), f'must be a list, or "all", not {table[key]!r}')
+        if words:
+            continue
+        if table.get("derive") == OFF:  # so that it can be taken away on the command line
+            del table["derive"]
         if "derive" in table:
             ready["derive"] = _component("derivations", table["derive"], (*path, "derive"), problems)
         table = threat_models.expand(table, path, problems)

@@ -23,6 +23,8 @@ PACKAGES = (
     "numpy",
     "ray",
     "opacus",
+    "cryptography",
+    "tenseal",
 )
 
 

@@ -35,7 +35,8 @@ class RoundRecord:
     epsilons: by client, what private training has cost it so far, as it said with its last update that was used.
     epsilon: the largest of them, with its delta; infinite (null in the file) where a client adds no noise.
     secure: about the round's secure aggregation, if there was one: its mode, how many clients survived, how many
-    examples and clipped coordinates are in the sum, and who did not help to open it (`late`, by client).
+    examples and clipped coordinates are in the sum, and who sent its vector but did not help to open it (`unopened`,
+    by client); of a round that was closed, how many vectors were `sent`, and who was `cut_off` while it went on.
     """
 
     round: int

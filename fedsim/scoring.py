@@ -55,8 +55,11 @@ def read_truth(folder: Path, clients: Sequence[int], rounds: Sequence[int]) -> T
                 stored = unpack(_path(folder, client, round_).read_bytes())[0]
             except OSError as error:  # without the place, which an attack's error is not to name
                 reason = error.strerror
-                raise FedsimError(f"there is no truth of client {client} in round {round_}: {reason}") from None
-            new = torch.tensor([id_ not in had for id_ in stored["ids"].tolist()])
+                raise FedsimError(
+                    f"there is no truth of client {client} in round {round_} ({reason}); was this run folder copied "
+                    "while attacks worked on it? The truth is not in the folder then: copy it again"
+                ) from None
+            new = torch.tensor([id_ not in had for id_ in stored["ids"].tolist()], dtype=torch.bool)
             had.update(stored["ids"].tolist())
             stored["groups"] = torch.full_like(stored["ids"], group)
             for key, values in parts.items():
@@ -176,6 +179,10 @@ def write_update(folder: Path, client: int, round_: int, update: Mapping[str, Te
     write_whole(_update_path(folder, client, round_), pack(update, {}))
 
 
+NO_ERROR: Mapping[str, float | None] = {"largest_error": None, "relative_error": None, "cosine": None}
+"""What `update_error` returns where there is nothing to compare."""
+
+
 def update_error(folder: Path, client: int, round_: int, found: Mapping[str, Tensor]) -> dict[str, float | None]:
     """How far an update that an adversary derived is from the true one; all None where the true one is not known.
 
@@ -184,7 +191,7 @@ def update_error(folder: Path, client: int, round_: int, found: Mapping[str, Ten
     """
     path = _update_path(folder, client, round_)
     if not path.is_file():
-        return {"largest_error": None, "relative_error": None, "cosine": None}
+        return dict(NO_ERROR)
     stored = unpack(path.read_bytes())[0]
     true = torch.cat([value.double().flatten() for value in stored.values()])
     guess = torch.cat([found[name].double().flatten() for name in stored])

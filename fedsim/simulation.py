@@ -19,7 +19,8 @@ from fedsim import batchnorm
 from fedsim.adversaries import threat
 from fedsim.adversaries.tampering import Tampering
 from fedsim.adversaries.wiretap import Wiretap
-from fedsim.attacks import Attack, run_attacks
+from fedsim.attack import Attack
+from fedsim.attacks import run_attacks
 from fedsim.clients.app import client_app
 from fedsim.clients.workbench import Workbench, workbench
 from fedsim.errors import InputError
@@ -96,9 +97,12 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outco
     server(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
     wiretap.close()
     watch.close()
+    if watch.notes:
+        outcome.facts["notes"] = watch.notes
     for entry in experiment.adversaries:
         _note_unseen(entry, experiment, watch.attacks, warn)
     outcome.attacks = run_attacks(watch.attacks, experiment, folder, place.device, screen, warn)
+    folder.attacks.touch()  # no line says that nothing was attacked, and no file that the run broke off
     return outcome
 
 

@@ -65,8 +65,9 @@ def _moved(folder: RunFolder) -> Iterator[Path]:
     private = _private_folder(run)
     try:
         with (private / WHOSE).open("w") as whose:
+            # Wait: another run's `recover` may just be trying whether anybody has it.
             with suppress(OSError):  # a file system without locks
-                fcntl.flock(whose, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(whose, fcntl.LOCK_EX)
             json.dump({"run": run.name, "what": "truth/ of this run, apart while its attacks run"}, whose)
             whose.flush()
             os.fsync(whose.fileno())

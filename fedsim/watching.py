@@ -5,13 +5,16 @@ An adversary with a derivation gets its observations when all rounds are over; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import overload
+
+from torch import Tensor
 
 from fedsim import scoring
 from fedsim.adversaries.base import Derived, Observation
 from fedsim.adversaries.storage import JobStore
-from fedsim.attacks import Attack, attacks_on, clients_of
+from fedsim.attack import Attack, clients_of
+from fedsim.attacks import attacks_on
 from fedsim.clients.workbench import Workbench
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.report.formats import numbered
@@ -35,6 +38,8 @@ class Watch:
         self._kept: dict[str, list[str]] = {}
         """By adversary, the addresses of what it was shown, for its derivation."""
         self.attacks: list[Attack] = []
+        self.notes: list[dict[str, str]] = []
+        """What derivations say of what they could and could not do, for the manifest."""
 
     def __call__(self, entry: AdversaryEntry, seen: Observation) -> None:
         """Take one observation, as the wiretap hands it over."""
@@ -71,8 +76,10 @@ class Watch:
                     f"adversary '{entry.id}': derivation '{entry.derive.name}' failed: {type(error).__name__}: {error}"
                 )
                 continue
-            for note in derived.notes:
-                self._warn(f"adversary '{entry.id}': {entry.derive.name}: {note}")
+            self.notes += [{"adversary": entry.id, "about": entry.derive.name, "text": note} for note in derived.notes]
+            for client in entry.targets:
+                if client not in {seen.client for seen in derived.observations}:
+                    self._note(entry, client)
             for seen in derived.observations:
                 missing = sorted(entry.plugin.settings.needs - set(seen.facts["granted"]))
                 if missing:
@@ -81,7 +88,7 @@ class Watch:
                         f"{seen.round} lacks {', '.join(missing)}, which plugin '{entry.plugin.name}' needs"
                     )
                 elif seen.client in entry.targets:
-                    self._note(entry, seen)
+                    self._note(entry, seen.client, seen)
                     self.attacks.extend(attacks_on(seen, entry, self._store, self._warn))
 
     def _write_truth(self, client: int, round_: int) -> None:
@@ -97,19 +104,32 @@ class Watch:
                     f"it returned an observation of client {seen.client} in round {seen.round}, of which it saw nothing"
                 )
 
-    def _note(self, entry: AdversaryEntry, seen: Observation) -> None:
-        """A line about a derived update, with how far it is from the true one."""
+    def _note(self, entry: AdversaryEntry, client: int, seen: Observation | None = None) -> None:
+        """A line about a client's derived update, with how far it is from the true one; or that there is none."""
         assert entry.derive is not None
-        line = {
-            "adversary": entry.id,
-            "derivation": entry.derive.name,
-            "client": seen.client,
-            "round": seen.round,
-            "error_bound": seen.facts.get("secure_aggregation", {}).get("error_bound"),
-            **scoring.update_error(self._folder.truth, seen.client, seen.round, seen.part("update")),
-            "facts": seen.facts.get("derived"),
-        }
-        append_line(self._folder.derived, line)
+        line = {"adversary": entry.id, "derivation": entry.derive.name, "client": client}
+        if seen is None:
+            rest = {"round": None, "error_bound": None, **scoring.NO_ERROR, "facts": None, "nothing": True}
+        else:
+            update = seen.part("update")
+            rest = {
+                "round": seen.round,
+                "error_bound": self._bound(update.values()),
+                **scoring.update_error(self._folder.truth, client, seen.round, update),
+                "facts": seen.facts.get("derived"),
+            }
+        append_line(self._folder.derived, {**line, **rest})
+
+    def _bound(self, update: Iterable[Tensor]) -> float | None:
+        """How far off one client's update, taken out of a sum, may be in a coordinate: by the rounding of its own
+        integers, or by the errors of a whole sum of ciphertexts, and by that of float32.
+        """
+        mode, terms = self._experiment.server.secure_aggregation, self._place.terms
+        bound = mode.settings.facts(terms).get("error_bound") if mode else None
+        if bound is None:
+            return None
+        largest = max((float(value.abs().max()) for value in update if value.numel()), default=0.0)
+        return float(bound) * (1 if hasattr(mode.settings, "clip") else terms.clients) + largest * 2.0**-24
 
 
 class _Stored(Sequence[Observation]):

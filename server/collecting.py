@@ -19,7 +19,7 @@ from torch import Tensor
 from fedsim import plugins, protocol
 from fedsim.errors import ProtocolError
 from fedsim.experiment import Component
-from fedsim.grids.inline import client_of
+from fedsim.grids.inline import client_at, client_of
 from fedsim.runs import Dropout
 from fedsim.secagg.base import RECORD, RoundClosed, Terms, Total, Unmasking, binding
 from fedsim.server.edge import Admitted, Spent, admit, told
@@ -62,7 +62,7 @@ def collect(grid: Grid, messages: Sequence[Message], sent: Broadcast) -> Collect
     replies = grid.send_and_receive(messages)
     admitted, dropouts = admit(replies, sent.parameters, sent.shapes)
     heard = {reply.client for reply in admitted} | {dropout.client for dropout in dropouts}
-    dropouts += _silent([message.metadata.dst_node_id - 1 for message in messages], heard)
+    dropouts += _silent([client_at(message.metadata.dst_node_id) for message in messages], heard)
     return Collected(
         admitted,
         tuple(reply.client for reply in admitted),
@@ -81,13 +81,14 @@ class SecureCollector:
 
     def collect(self, number: int, grid: Grid, messages: Sequence[Message], sent: Broadcast) -> Collected:
         """Run a round with the clients that the train requests are for. What is summed is summed as it arrives."""
-        requests = {message.metadata.dst_node_id - 1: message for message in messages}
+        requests = {client_at(message.metadata.dst_node_id): message for message in messages}
+        nodes = {client: request.metadata.dst_node_id for client, request in requests.items()}
         left: dict[int, str] = {}
         numbers: dict[int, tuple[float | None, Spent | None]] = {}
         taken: list[int] = []
 
         def ask(stage: str, queries: Mapping[int, ConfigRecord]) -> Iterator[tuple[int, ConfigRecord]]:
-            asked = [_query(number, stage, client, query) for client, query in sorted(queries.items())]
+            asked = [_query(number, stage, nodes[client], query) for client, query in sorted(queries.items())]
             for reply in arriving(grid, asked):
                 client = client_of(reply)
                 record = None if reply.has_error() else reply.content.get(RECORD)
@@ -134,10 +135,15 @@ class SecureCollector:
         return Collected(
             [],
             tuple(sorted(taken)),
-            _dropouts(asked, taken, left),
+            _dropouts(sorted(left), taken, left),
             None,
             closed=f"{self._mode.name}: {reason}",
-            secure={"mode": self._mode.name, "sent": len(taken), **_late(taken, left)},
+            secure={
+                "mode": self._mode.name,
+                "sent": len(taken),
+                **_unopened(taken, left),
+                "cut_off": sorted(set(asked) - set(taken) - set(left)),
+            },
         )
 
     def _facts(self, total: Total, left: Mapping[int, str]) -> dict[str, Any]:
@@ -147,7 +153,7 @@ class SecureCollector:
             "examples": total.examples,
             "clipped": total.clipped,
             "error_bound": total.error,
-            **_late(total.clients, left),
+            **_unopened(total.clients, left),
         }
 
 
@@ -172,10 +178,8 @@ def _along(along: Mapping[int, ConfigRecord | None], requests: Mapping[int, Mess
         yield message
 
 
-def _query(number: int, stage: str, client: int, query: ConfigRecord) -> Message:
-    return Message(
-        RecordDict({RECORD: query}), dst_node_id=client + 1, message_type=f"query.{stage}", group_id=str(number)
-    )
+def _query(number: int, stage: str, node: int, query: ConfigRecord) -> Message:
+    return Message(RecordDict({RECORD: query}), dst_node_id=node, message_type=f"query.{stage}", group_id=str(number))
 
 
 def _reason(reply: Message) -> str:
@@ -191,13 +195,13 @@ def _silent(asked: Iterable[int], heard: set[int]) -> list[Dropout]:
 
 def _dropouts(asked: Iterable[int], there: Iterable[int], left: Mapping[int, str]) -> list[Dropout]:
     gone = set(asked) - set(there)
-    return [Dropout(client, left.get(client, "no reply")) for client in sorted(gone)]
+    return [Dropout(client, left.get(client, "what it sent could not be used")) for client in sorted(gone)]
 
 
-def _late(there: Iterable[int], left: Mapping[int, str]) -> dict[str, Any]:
-    """Clients whose vector is in the sum, but that did not help, or refused, to open it."""
-    late = {str(client): left[client] for client in sorted(there) if client in left}
-    return {"late": late} if late else {}
+def _unopened(there: Iterable[int], left: Mapping[int, str]) -> dict[str, Any]:
+    """Clients that sent their vector, but did not help, or refused, to open the sum."""
+    found = {str(client): left[client] for client in sorted(there) if client in left}
+    return {"unopened": found} if found else {}
 
 
 def _mean_loss(parts: Iterable[tuple[float | None, int]]) -> float | None:

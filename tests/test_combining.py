@@ -163,6 +163,16 @@ def test_the_truth_of_several_rounds_has_each_image_once(tmp_path: Path) -> None
     assert len(scoring.read_truth(tmp_path, [0], [2])) == 2
 
 
+def test_the_truth_of_a_sum_may_have_a_client_that_drew_no_image(tmp_path: Path) -> None:
+    from fedsim.protocol import Batch
+
+    for client, count in enumerate((2, 0, 1)):
+        ids = torch.arange(count)
+        scoring.write_truth(tmp_path, client, 1, Batch(torch.zeros(count, 1, 4, 4), ids), ids)
+    whole = scoring.read_truth(tmp_path, [0, 1, 2], [1])
+    assert whole.ids.tolist() == [0, 1, 0]
+
+
 @dataclass(frozen=True)
 class Throng:
     """Answers with far more images than there are, each with an id and a label, none of which it was granted."""

@@ -38,7 +38,17 @@ def run(made: Experiment, folder: Path) -> tuple[Outcome, list[dict[str, Any]]]:
     place = RunFolder.create(folder)
     outcome = simulate(made, place, Silent())
     assert all(line["status"] == "done" for line in outcome.attacks)
-    return outcome, read_lines(place.derived) if place.derived.exists() else []
+    lines = read_lines(place.derived) if place.derived.exists() else []
+    derived = [line for line in lines if not line.get("nothing")]
+    # Of every target of a derivation it is said that there is an update, or that there is none.
+    told = {(line["adversary"], line["client"]) for line in lines}
+    assert told == {(entry.id, client) for entry in made.adversaries if entry.derive for client in entry.targets}
+    return outcome, derived
+
+
+def notes(outcome: Outcome) -> list[str]:
+    """What derivations say, each with its adversary in front."""
+    return [f"{note['adversary']}: {note['text']}" for note in outcome.facts.get("notes", [])]
 
 
 def exact(line: dict[str, Any]) -> bool:
@@ -56,7 +66,7 @@ def test_all_but_one_colluder_recover_the_last_update_and_all_but_two_nothing(tm
     assert scores["all-but-one"]["ssim"] > 0.9
     assert scores["alone"]["ssim"] < scores["all-but-one"]["ssim"] - 0.1, "the sum of all says less"
     said = "clients 3 and 4 are left besides the colluders: only their sum is known"
-    assert [words for words in outcome.warnings if said in words and "all-but-two" in words]
+    assert [words for words in notes(outcome) if said in words and "all-but-two" in words]
 
 
 @pytest.mark.parametrize(("rounds", "clients"), [(1, []), (2, [1]), (7, [1, 4]), (8, [0, 1, 4])])
@@ -73,7 +83,7 @@ def test_differencing_recovers_whom_the_rounds_determine_and_not_before(
         scores = {one["client"]: one["ssim"] for one in outcome.attacks}
         assert scores[0] > 0.5 and scores[0] == max(scores.values())
         said = "not determined: clients 2, 3 and 5 always took part together"
-        assert any(said in words for words in outcome.warnings)
+        assert any(said in words for words in notes(outcome))
 
 
 def test_inconsistent_models_give_the_target_away_under_the_ideal_functionality(tmp_path: Path) -> None:
@@ -94,7 +104,7 @@ def test_inconsistent_models_close_the_round_where_masks_depend_on_the_model(tmp
     before, after = outcome.rounds
     assert after.skipped and "masks did not cancel" in after.skipped
     assert after.test_loss == before.test_loss, "the model is as it was"
-    assert any("no sum was released in any round" in words for words in outcome.warnings)
+    assert any("no sum was released in any round" in words for words in notes(outcome))
 
 
 def test_a_malicious_server_is_refused_by_name_or_learns_nothing(tmp_path: Path) -> None:
@@ -105,7 +115,7 @@ def test_a_malicious_server_is_refused_by_name_or_learns_nothing(tmp_path: Path)
 
     def refused(record: Any) -> dict[int, str]:
         """By client, what it said."""
-        late = {int(client): words for client, words in (record.secure.get("late") or {}).items()}
+        late = {int(client): words for client, words in (record.secure.get("unopened") or {}).items()}
         assert all(f"client {client} refuses in round {record.round}" in words for client, words in late.items())
         return {client: words.partition(f"round {record.round}: ")[2] for client, words in late.items()}
 
@@ -119,7 +129,7 @@ def test_a_malicious_server_is_refused_by_name_or_learns_nothing(tmp_path: Path)
         assert record.skipped and "secret are left, and 4 are needed" in record.skipped
         assert record.test_loss == outcome.rounds[0].test_loss
     assert not honest.skipped and honest.test_loss != outcome.rounds[0].test_loss
-    assert sum("gives no single update" in words for words in outcome.warnings) == 4
+    assert sum("gives no single update" in words for words in notes(outcome)) == 4
 
 
 def test_an_eavesdropper_ends_where_it_began_and_without_masks_it_has_the_image(tmp_path: Path) -> None:

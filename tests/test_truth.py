@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -141,3 +143,21 @@ def test_a_run_without_any_is_no_fault(folder: RunFolder, said: list[str]) -> No
     with truth.apart(folder, said.append) as place:
         assert place == folder.truth
     assert private(folder) == []
+
+
+def test_a_look_at_its_lock_by_another_run_does_not_leave_it_unlocked(
+    folder: RunFolder, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder.path.parent / ".fedsim-truth-here"
+    place.mkdir()
+    (place / "whose.json").touch()
+    monkeypatch.setattr(truth, "_private_folder", lambda run: place)
+    with (place / "whose.json").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        threading.Timer(0.2, fcntl.flock, (other, fcntl.LOCK_UN)).start()
+        with (
+            truth.apart(folder, said.append),
+            (place / "whose.json").open() as later,
+            pytest.raises(BlockingIOError),
+        ):
+            fcntl.flock(later, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fedsim.adversaries.derivations.sums import GIVES, named, own_labels, quantised, single, sums_in, total
+from fedsim.adversaries.derivations.sums import GIVES, named, no_sum, own_labels, quantised, single, sums_in, total
 
 if TYPE_CHECKING:
-    from fedsim.adversaries.base import Derived, Observation
+    from fedsim.adversaries.base import Derived, Observation, Situation
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Collusion:
     needs: ClassVar[frozenset[str]] = frozenset({"global_model", "update", "num_examples", "colluders"})
     powers: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = GIVES
+
+    def objection(self, situation: Situation) -> str | None:
+        """Only of sums there is anything to derive."""
+        return no_sum(situation)
 
     def derive(self, seen: Sequence[Observation]) -> Derived:
         """The last client's update of each round in which only one is left."""

@@ -11,6 +11,7 @@ from fedsim.adversaries.derivations.sums import (
     GIVES,
     equal_counts,
     named,
+    no_sum,
     own_labels,
     quantised,
     single,
@@ -21,7 +22,7 @@ from fedsim.adversaries.derivations.sums import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedsim.adversaries.base import Derived, Observation
+    from fedsim.adversaries.base import Derived, Observation, Situation
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Differencing:
     needs: ClassVar[frozenset[str]] = frozenset({"global_model", "update", "num_examples"})
     powers: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = GIVES
+
+    def objection(self, situation: Situation) -> str | None:
+        """Only of sums there is anything to derive."""
+        return no_sum(situation)
 
     def derive(self, seen: Sequence[Observation]) -> Derived:
         """An observation of each client that is determined, in the last round used in which it took part."""

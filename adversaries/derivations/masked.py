@@ -12,7 +12,7 @@ from fedsim.adversaries.derivations.sums import GIVES, single
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedsim.adversaries.base import Derived, Observation
+    from fedsim.adversaries.base import Derived, Observation, Situation
 
 OWN = ("known/",)
 """A link shows one client alone: whatever is granted is that client's."""
@@ -30,6 +30,16 @@ class Masked:
     needs: ClassVar[frozenset[str]] = frozenset({"global_model", "masked_update"})
     powers: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = GIVES
+
+    def objection(self, situation: Situation) -> str | None:
+        """Ciphertexts have no elements of a ring; and where a link shows one update, nothing tells how many images it
+        was made from, but in fedsgd.
+        """
+        if situation.secure_aggregation == "ckks":
+            return "with secure_aggregation = 'ckks' a link shows ciphertexts and no masked vector; use 'secagg+'"
+        if not situation.one_gradient:
+            return "it takes the batch size for the number of images, which does not fit local steps; use fedsgd"
+        return None
 
     def derive(self, seen: Sequence[Observation]) -> Derived:
         """An observation for each masked vector."""

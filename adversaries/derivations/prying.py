@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from fedsim.adversaries.base import Derived, Observation
+    from fedsim.adversaries.base import Derived, Observation, Situation
 
 STAGE = "unmask"
 """The stage at which shares of secrets are opened."""
@@ -41,6 +41,14 @@ class Prying:
     needs: ClassVar[frozenset[str]] = frozenset({"global_model"})
     powers: ClassVar[frozenset[str]] = frozenset({"alter_requests"})
     gives: ClassVar[frozenset[str]] = frozenset()
+
+    def objection(self, situation: Situation) -> str | None:
+        """Only in `secagg+` clients hold shares that they could be asked for."""
+        if situation.secure_aggregation == "secagg+":
+            return None
+        return (
+            f"with secure_aggregation = '{situation.secure_aggregation}' no client is asked for shares; use 'secagg+'"
+        )
 
     def alter_request(
         self, round_: int, client: int, targets: Sequence[int], stage: str, request: Mapping[str, Any]

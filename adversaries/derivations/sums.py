@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedsim.adversaries.base import Observation
+    from fedsim.adversaries.base import Observation, Situation
 
 GIVES = frozenset({"update", "num_examples"})
 """What a single client's update comes with, in the words of the threat model."""
@@ -48,6 +48,13 @@ class Quantised:
     def exact(self, part: str) -> float | None:
         """The scale; None where there is none."""
         return self.scale[part] if math.isfinite(self.scale[part]) else None
+
+
+def no_sum(situation: Situation) -> str | None:
+    """Why a derivation from sums cannot work in a situation; None if it can."""
+    return (
+        None if situation.aggregate else "it works on sums, and here every update is shown by itself; leave derive out"
+    )
 
 
 def sums_in(seen: Sequence[Observation]) -> list[int]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from fedsim.adversaries.derivations.sums import GIVES, named, sums_in
+from fedsim.adversaries.derivations.sums import GIVES, named, no_sum, sums_in
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedsim.adversaries.base import Derived, Observation
+    from fedsim.adversaries.base import Derived, Observation, Situation
 
 DEAD = -100.0
 """The bias of a dead unit: sigmoid(-100) is 4e-44, and relu(-100) is 0."""
@@ -47,6 +47,13 @@ class Suppression:
     needs: ClassVar[frozenset[str]] = frozenset({"global_model", "update", "num_examples"})
     powers: ClassVar[frozenset[str]] = frozenset({"alter_model"})
     gives: ClassVar[frozenset[str]] = GIVES
+
+    def objection(self, situation: Situation) -> str | None:
+        """Only of sums there is anything to derive, and one client at a time can be the one that is not silenced."""
+        # Without secure aggregation the targets of an adversary are the clients whose updates are summed for it.
+        if len(situation.batch_sizes) > 1 and situation.secure_aggregation != "off":
+            return f"it singles out one client, but has {len(situation.batch_sizes)} targets; give one"
+        return no_sum(situation)
 
     def alter_model(
         self, round_: int, client: int, targets: Sequence[int], parameters: Mapping[str, Tensor]

@@ -91,7 +91,7 @@ class ProcessAttacker:
                 elif "want" in message.header:
                     message = _said(process, served.answer(message.header))
                 elif "failed" in message.header:
-                    return served.fault or Failure(*map(str, message.header["failed"]))
+                    return served.fault or _failure(message.header["failed"])
                 else:
                     return message
         except BaseException:  # an interrupt, most likely, and the process is in the middle of its work
@@ -128,7 +128,7 @@ class ProcessAttacker:
             return message
         if "failed" in message.header:
             self._drop(at_once=False)
-            return Failure(*map(str, message.header["failed"]))
+            return _failure(message.header["failed"])
         return process
 
     def _lost(self) -> Failure:
@@ -178,8 +178,16 @@ def _said(process: launching.Process, first: wire.Message | None = None) -> wire
         return wire.receive(process.socket) if process.wait_for_word() else None
     except (EOFError, OSError):
         return None
-    except ValueError:
+    except (ValueError, RecursionError, MemoryError):  # not JSON, or far too much of it
         return NONSENSE
+
+
+def _failure(said: Any) -> Failure:
+    """What a process says of a failure; NONSENSE, if it is nonsense."""
+    match said:
+        case [str(kind), str(text)]:
+            return Failure(kind, text)
+    return NONSENSE
 
 
 def _progress(said: Any) -> tuple[int, int, str]:

@@ -34,13 +34,14 @@ def run(options: argparse.Namespace) -> int:
 
     from fedsim import screens
     from fedsim.adversaries.storage import JobStore
-    from fedsim.attacks import attacks_on, clients_of, run_attacks
+    from fedsim.attack import clients_of
+    from fedsim.attacks import attacks_on, run_attacks
     from fedsim.commands.ending import conclude
     from fedsim.devices import choose_device
     from fedsim.report.formats import counted
 
     store = JobStore(folder.captures, folder.jobs)
-    seen = [store.observation(address) for address in store.captured()]
+    seen = _different([store.observation(address) for address in store.captured()])
     if not seen:
         raise InputError(f"{folder.path}: the run captured nothing; its experiment has no adversary that saw a target")
     usable = [one for one in seen if plugin.settings.needs <= set(one.facts["granted"])]
@@ -79,6 +80,18 @@ def run(options: argparse.Namespace) -> int:
     _note(folder, name, plugin, fitting)
     code = QUARANTINED if any(line["status"] == "failed" for line in lines) else 0
     return conclude(folder, code, options.json, attacks=lines)
+
+
+def _different(seen: list[Observation]) -> list[Observation]:
+    """Each of them once: what several adversaries of a run captured may be the same but for what else they may use."""
+    from fedsim.tensorfile import digest, pack
+
+    found: dict[str, Observation] = {}
+    for one in seen:
+        tensors = {name: value for name, value in one.tensors.items() if not name.startswith(("colluder/", "sum/"))}
+        facts = {key: value for key, value in one.facts.items() if key not in ("granted", "targets", "colluders")}
+        found.setdefault(digest(pack(tensors, {"at": [one.round, one.client, one.vantage], "facts": facts})), one)
+    return list(found.values())
 
 
 def _refuse_what_is_no_adversary(plugin: Component) -> None:
@@ -133,7 +146,7 @@ def _free(name: str, folder: RunFolder) -> str:
 def _note(folder: RunFolder, name: str, plugin: Component, seen: list[Any]) -> None:
     """Add the adversary to the manifest's list of who sees what."""
     from fedsim.adversaries import threat
-    from fedsim.attacks import clients_of
+    from fedsim.attack import clients_of
 
     def worded(among: tuple[str, ...]) -> list[str]:
         words = [

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fedsim import report
-from fedsim.report import aggregation
-from fedsim.report.derived import MEANING, derived_table
+from fedsim.report import aggregation, words
+from fedsim.report.derived import derived_table, meaning, told
 from fedsim.report.reading import read
 from fedsim.report.round_table import rounds_table
 from fedsim.report.table import attacks_table
@@ -35,12 +35,14 @@ def show(folder: RunFolder) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     run = read(folder.path)
-    console.print(rounds_table(run.rounds))
+    console.print(rounds_table(run.rounds, aggregation.entries(run)))
     secure = aggregation.in_a_line(run)
     if secure:
         console.print(Text(secure + "\n"))
     if run.derived:
         console.print(derived_table(run.derived))
-        console.print(Text(MEANING + "\n"))
+    below = [*told(run.notes), *([meaning(run.derived)] if meaning(run.derived) else [])]
+    if below:
+        console.print(Text("\n".join(below) + "\n"))
     if run.attacks:
-        console.print(attacks_table(run.attacks))
+        console.print(attacks_table(run.attacks, words.given_labels(run)))

@@ -26,6 +26,10 @@ KINDS = ("experiments", "sweeps", *plugins.KINDS)
 def run(options: argparse.Namespace) -> int:
     """Print name, what it is, and, for what is not ours, where it comes from."""
     tables = {ASSUMPTIONS: _assumptions, THREAT_MODELS: _threat_models}
+    if options.kind is not None:  # two words, however they are joined
+        options.kind = next(
+            (one for one in (*KINDS, *tables) if one.replace("-", "_") == options.kind.replace("-", "_")), options.kind
+        )
     if options.kind in tables:
         return tables[options.kind](options.json)
     if options.kind is not None and options.kind not in KINDS:

@@ -156,4 +156,11 @@ def _isolated(content: RecordDict) -> RecordDict:
 def client_of(message: Message) -> int:
     """The client, counted from 0, at the other end of a message's link."""
     node = message.metadata.src_node_id
-    return (message.metadata.dst_node_id if node == SERVER_NODE else node) - 1
+    return client_at(message.metadata.dst_node_id if node == SERVER_NODE else node)
+
+
+def client_at(node: int) -> int:
+    """What a node's client is called: counted from 0 on this grid. Flower's own engines give nodes random ids below
+    2^64, while its records hold signed integers.
+    """
+    return (node - 1) % 2**63

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedsim.report.formats import counted, finite, listed, numbered, percent, plain, significant, whole
+from fedsim.report.formats import counted, finite, listed, numbered, percent, plain, share, significant, whole
 from fedsim.report.values import Table, integer, integers, real, strings, table, tables, text
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ HOW = {
 
 SENT = {"ckks": "ciphertext"}
 """What leaves a client, where that is not a masked update."""
+
+MUCH = 0.01
+"""With a larger share of a sum's values cut off, the bound of its error is qualified."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def describe(run: Run) -> Aggregation | None:
         return None
     facts, clients = _facts(run), _drawn(run)
     said = [HOW.get(name, f"Updates are summed by '{name}', and the server is told the sum alone."), *_promised(run)]
-    said += [sentence[:1].upper() + sentence[1:] + "." for sentence in derived(facts, clients)]
+    said += [sentence[:1].upper() + sentence[1:] + "." for sentence in derived(facts, clients, _most_cut_off(run))]
     settings = [(key, value) for key, value in facts.items() if key not in ("name", "trust")]
     return Aggregation(
         mode=name,
@@ -73,18 +76,29 @@ def describe(run: Run) -> Aggregation | None:
     )
 
 
-def line(name: str, facts: Table, clients: int | None) -> str:
-    """One line for a terminal: the mode, and what was derived for it. clients: of a round."""
-    return f"secure aggregation {name}: {'; '.join(derived(facts, clients)) or 'nothing is recorded of it'}"
+def line(name: str, facts: Table, clients: int | None, cut_off: float | None = None) -> str:
+    """One line for a terminal: the mode, and what was derived for it. clients: of a round. cut_off: see `derived`."""
+    return f"secure aggregation {name}: {'; '.join(derived(facts, clients, cut_off)) or 'nothing is recorded of it'}"
 
 
 def in_a_line(run: Run) -> str:
     """The line for a run that is over; empty where nothing was summed securely, or nothing is recorded of it."""
-    return line(mode(run), _facts(run), _drawn(run)) if mode(run) and _facts(run) else ""
+    if not mode(run) or not _facts(run):
+        return ""
+    lost = [sentence.removesuffix(".") for sentence in _cut_off(run) if _most_cut_off(run)]
+    return "; ".join([line(mode(run), _facts(run), _drawn(run), _most_cut_off(run)), *lost])
 
 
-def derived(facts: Table, clients: int | None) -> list[str]:
-    """What follows from the settings, each a sentence without its capital and its full stop."""
+def entries(run: Run) -> int | None:
+    """How many values a client sends to a secure aggregation."""
+    return integer(_facts(run).get("entries"))
+
+
+def derived(facts: Table, clients: int | None, cut_off: float | None = None) -> list[str]:
+    """What follows from the settings, each a sentence without its capital and its full stop.
+
+    cut_off: the largest share of a sum's values that were cut off before. With much of it, no bound of the error holds.
+    """
     neighbours, threshold = integer(facts.get("neighbours")), integer(facts.get("threshold"))
     least, bound, bits = (
         integer(facts.get("min_survivors")),
@@ -108,10 +122,29 @@ def derived(facts: Table, clients: int | None) -> list[str]:
         if bits is not None:
             out.append(
                 f"sums are exact, in integers of {bits} bits; rounding to these puts a mean off by {within} at most"
+                + _but(cut_off)
             )
         else:
-            out.append(f"a mean is off by up to {within} where all clients weigh the most that they may")
+            out.append(f"a mean is off by up to {within} where all clients weigh the most that they may{_but(cut_off)}")
     return out
+
+
+def _but(cut_off: float | None) -> str:
+    if cut_off is None or cut_off <= MUCH:
+        return ""
+    return f", except where values were cut off (up to {share(cut_off)} of those in a sum): the bound does not hold there"
+
+
+def withstands(settings: Mapping[str, Any]) -> str:
+    """What the parameters of a secure aggregation were derived for; empty where it has no such settings."""
+    corrupt, dropout = real(settings.get("corrupt")), real(settings.get("dropout"))
+    if not finite(corrupt) or not finite(dropout):
+        return ""
+    kind = text(settings.get("server")).replace("_", " ")
+    server = f" with {'an' if kind[:1] in 'aeiou' else 'a'} {kind} server" if kind else " with the server"
+    return (
+        f"up to {percent(corrupt, 0)} of the clients working together{server}, and {percent(dropout, 0)} dropping out"
+    )
 
 
 def _facts(run: Run) -> Table:
@@ -131,15 +164,8 @@ def _clients(clients: Table) -> int | None:
 def _promised(run: Run) -> list[str]:
     """What the parameters were derived for, and whether an adversary exceeds it."""
     settings: Mapping[str, Any] = table(run.section("server").get("secure_aggregation"))
-    corrupt, dropout = real(settings.get("corrupt")), real(settings.get("dropout"))
-    out = []
-    if finite(corrupt) and finite(dropout):
-        kind = text(settings.get("server")).replace("_", " ")
-        server = f" with a {kind} server" if kind else " with the server"
-        out.append(
-            f"It is made to withstand up to {percent(corrupt, 0)} of the clients working together{server}, and "
-            f"{percent(dropout, 0)} dropping out."
-        )
+    corrupt, promise = real(settings.get("corrupt")), withstands(settings)
+    out = [f"It is made to withstand {promise}."] if promise else []
     clients = _drawn(run)
     for entry in tables(run.experiment.get("adversaries")):
         colluders = set(integers(entry.get("colluders")))
@@ -160,7 +186,19 @@ def _cut_off(run: Run) -> list[str]:
         return [f"Values{beyond} would be cut off before they are summed; there were none."]
     total = sum(count for count in counts.values() if count)
     were = "was" if total == 1 else "were"
-    return [f"{counted(total, 'value')}{beyond} {were} cut off before the sum, in {numbered(list(counts), 'round')}."]
+    said = f"{counted(total, 'value')}{beyond} {were} cut off before the sum, in {numbered(list(counts), 'round')}"
+    size = entries(run)
+    sent_in = sum(entry.secure.survivors or 0 for entry in run.rounds if entry.secure and entry.round in counts)
+    if size is not None and size > 0 and sent_in > 0:
+        every = sent_in * size
+        said += f": {share(min(total / every, 1.0))} of the {whole(every)} in {'it' if len(counts) == 1 else 'them'}"
+    return [f"{said}."]
+
+
+def _most_cut_off(run: Run) -> float | None:
+    """Of all rounds, the largest share of a sum's values that were cut off; None where nothing was, or is known."""
+    shares = [entry.secure.clipped_share(entries(run)) for entry in run.rounds if entry.secure]
+    return max((one for one in shares if one), default=None)
 
 
 def _happened(run: Run) -> list[str]:

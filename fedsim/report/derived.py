@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedsim.report.cells import Cells, plain, rich
-from fedsim.report.formats import MISSING, fixed, numbered, significant
+from fedsim.report.formats import MISSING, fixed, numbered, ranges, significant
 from fedsim.report.values import Table as Data
 from fedsim.report.values import integer, integers, real, table, text
 
@@ -15,17 +15,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MEANING = (
-    "Errors are against the true update, which the simulation alone knows. A cosine of 1 with an error near the bound "
-    "(what rounding leaves in a sum; several sums and single precision add to it) means that the client's update was "
-    "recovered; a cosine near 0 that it was not."
+    "Errors are against the true update, which the simulation alone knows. The bound is what rounding leaves of a "
+    "client's update. A cosine of 1 with the largest error below the bound, or near it, means that the client's update "
+    "was recovered; a cosine near 0 that it was not."
 )
+NOTHING = "nothing derived"
+MOST_NOTES = 12
+"""Of what derivations noted: how many are told on a terminal."""
 
 
 @dataclass(frozen=True)
 class Derived:
-    """One update of one client in one round, as an adversary derived it.
+    """One update of one client in one round, as an adversary derived it; or, of a target, that it derived nothing.
 
-    error_bound: by how much rounding puts a sum off. largest_error: of any coordinate. relative_error: the norm of
+    error_bound: by how much rounding puts the update off. largest_error: of any coordinate. relative_error: the norm of
     what is wrong over the norm of the true update. cosine: of the two. rounds: those that it was derived from.
     """
 
@@ -38,6 +41,27 @@ class Derived:
     largest_error: float | None = None
     relative_error: float | None = None
     cosine: float | None = None
+    nothing: bool = False
+
+
+@dataclass(frozen=True)
+class Note:
+    """What an adversary's derivation said of what it could do and could not. about: the derivation."""
+
+    adversary: str
+    about: str
+    text: str
+
+    @property
+    def whose(self) -> str:
+        """Who says it: `'cabal' (collusion)`."""
+        return f"'{self.adversary}' ({self.about})" if self.about else f"'{self.adversary}'"
+
+
+def note_of(entry: Data) -> Note | None:
+    """An entry of the manifest's `notes`; None where it says nothing."""
+    said = text(entry.get("text"))
+    return Note(text(entry.get("adversary")) or "unnamed", text(entry.get("about")), said) if said else None
 
 
 def derived_of(line: Data) -> Derived:
@@ -52,14 +76,20 @@ def derived_of(line: Data) -> Derived:
         largest_error=real(line.get("largest_error")),
         relative_error=real(line.get("relative_error")),
         cosine=real(line.get("cosine")),
+        nothing=line.get("nothing") is True,
     )
 
 
 def derived_cells(lines: Iterable[Derived | Mapping[str, Any]]) -> Cells:
-    """The derived updates, one a row. Takes lines of `derived.jsonl`, read or raw."""
+    """The derived updates, one a row. Takes lines of `derived.jsonl`, read or raw.
+
+    Targets of which one adversary derived nothing share a row, behind those of which somebody derived something.
+    """
+    read = [line if isinstance(line, Derived) else derived_of(line) for line in lines]
     rows = []
-    for line in lines:
-        one = line if isinstance(line, Derived) else derived_of(line)
+    for one in read:
+        if one.nothing:
+            continue
         several = f", from {numbered(list(one.rounds), 'round')}" if len(set(one.rounds)) > 1 else ""
         rows.append(
             (
@@ -73,9 +103,28 @@ def derived_cells(lines: Iterable[Derived | Mapping[str, Any]]) -> Cells:
                 fixed(one.cosine, 4),
             )
         )
+    missed: dict[tuple[str, str], list[int | None]] = {}
+    for one in read:
+        if one.nothing:
+            missed.setdefault((one.adversary, one.derivation or "not recorded"), []).append(one.client)
+    for (adversary, derivation), clients in missed.items():
+        whom = ranges(client for client in clients if client is not None) or MISSING
+        rows.append((adversary, f"{derivation}: {NOTHING}", whom, *[MISSING] * 5))
     header = ("adversary", "how", "client", "round", "largest error", "bound", "relative error", "cosine")
     numeric = tuple(name not in ("adversary", "how") for name in header)
     return Cells("Updates that adversaries derived", header, numeric, tuple(rows))
+
+
+def meaning(lines: Iterable[Derived]) -> str:
+    """How to read the errors; empty where nothing was derived."""
+    return MEANING if any(not one.nothing for one in lines) else ""
+
+
+def told(notes: Sequence[Note]) -> list[str]:
+    """What derivations noted, a line each; of very many, the first, and how many more there are."""
+    more = len(notes) - MOST_NOTES
+    lines = [f"{note.whose}: {note.text}" for note in notes[:MOST_NOTES]]
+    return [*lines, f"and {more} more in manifest.json"] if more > 0 else lines
 
 
 def _small(value: float | None) -> str:

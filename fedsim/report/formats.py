@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 MISSING = "-"
 
@@ -34,6 +35,15 @@ def significant(value: float | None, digits: int = 3) -> str:
 def percent(value: float | None, digits: int = 1) -> str:
     """A fraction as a percentage."""
     return f"{fixed(100 * value, digits)} %" if value is not None and math.isfinite(value) else MISSING
+
+
+def share(value: float | None) -> str:
+    """A fraction as a percentage, of which one above 0 is not told as 0 %."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if 0 < value < 0.001:
+        return "less than 0.1 %"
+    return percent(value, 1 if value < 0.1 else 0)
 
 
 def decibels(value: float | None) -> str:
@@ -80,9 +90,14 @@ def listed(words: list[str], joint: str = "and") -> str:
 
 def numbered(numbers: list[int], noun: str) -> str:
     """`client 3`, `clients 0 and 2`, `clients 0 to 7`: runs of three or more numbers are drawn together."""
-    ordered = sorted(set(numbers))
-    if not ordered:
+    if not numbers:
         return f"no {noun}"
+    return f"{noun if len(set(numbers)) == 1 else noun + 's'} {ranges(numbers)}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`3`, `0 and 2`, `0 to 7 and 9`; empty without any."""
+    ordered = sorted(set(numbers))
     parts: list[str] = []
     start = 0
     for end in range(1, len(ordered) + 1):
@@ -91,7 +106,7 @@ def numbered(numbers: list[int], noun: str) -> str:
         group = ordered[start:end]
         parts += [f"{group[0]} to {group[-1]}"] if len(group) > 2 else [str(number) for number in group]
         start = end
-    return f"{noun if len(ordered) == 1 else noun + 's'} {listed(parts)}"
+    return listed(parts)
 
 
 def plain(value: object) -> str:

@@ -50,4 +50,8 @@ def named(group: Sequence[Dropout]) -> str:
 def closing(entry: Round) -> str:
     """Why a round left the model as it was; empty if it did not. Without the mode and the round, both known."""
     mode = f"{entry.secure.mode}: " if entry.secure else ""
-    return entry.skipped.removeprefix(mode).removeprefix(f"round {entry.round}: ")
+    why = entry.skipped.removeprefix(mode).removeprefix(f"round {entry.round}: ")
+    if entry.secure is None or not entry.secure.cut_off:
+        return why
+    waited = f"{numbered(list(entry.secure.cut_off), 'client')} had replied when it closed"
+    return f"{why}; {waited}" if why else waited

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,11 @@ from markupsafe import Markup
 
 from fedsim.errors import FedsimError
 from fedsim.report import aggregation, charts, words
-from fedsim.report.derived import MEANING, derived_cells
+from fedsim.report.derived import NOTHING, derived_cells, meaning
 from fedsim.report.formats import MISSING, counted, duration, finite, fixed, numbered, plain, significant, whole
 from fedsim.report.leaving import closing, grouped, named
 from fedsim.report.noting import noted
-from fedsim.report.pictures import layout
+from fedsim.report.pictures import COLUMNS, layout, parted
 from fedsim.report.reading import Attack, Run, read
 from fedsim.report.round_table import round_cells
 from fedsim.report.rounds import Dropout
@@ -33,6 +34,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_PICTURE = 16 * 2**20
 SHOWN = {"victims": 12, "pictures": 4, "objectives": 18, "clients": 24, "reasons": 40}
 """How many of each are open to view; the others wait in a fold, or in the table of scores."""
+OPEN_BLOCKS = 2
+"""Of a picture of many images, how many pairs of rows, of 16 images each, are open to view."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture of a reconstruction, or why there is none."""
+    """One picture of a reconstruction, or why there is none. rest: of many images, those that wait in a fold; more: how
+    many these are."""
 
     title: str
     caption: str
     alt: str
     source: str
+    rest: str
+    more: int
     problem: str
     columns: int
     labelled: bool
@@ -81,6 +87,7 @@ class Person:
     classes: str
     defenses: str
     attacked: str
+    hit: bool
     dropouts: str
 
 
@@ -133,17 +140,18 @@ def context(run: Run) -> dict[str, Any]:
         "pictures_open": SHOWN["pictures"],
         "aggregation": aggregation.describe(run),
         "derived": derived_cells(run.derived),
-        "derived_means": MEANING,
+        "derived_means": meaning(run.derived),
+        "derived_notes": [(note.whose, note.text) for note in run.notes],
         "threats": threats(run),
         **_training(run),
         "objectives": _objectives(run),
         "objectives_open": SHOWN["objectives"],
-        "scores": attack_cells(run.attacks),
+        "scores": attack_cells(run.attacks, words.given_labels(run)),
         "per_image": _per_image(run),
         "noted": noted(run.attacks),
         **_people(run),
-        "dropouts": _left(run, late=False),
-        "late": _left(run, late=True),
+        "dropouts": _left(run, unopened=False),
+        "unopened": _left(run, unopened=True),
         "closed": [(f"Round {entry.round}", closing(entry)) for entry in run.rounds if entry.skipped],
         "reasons_open": SHOWN["reasons"],
         "failures": [
@@ -202,13 +210,17 @@ def _to_look_at(attacks: Sequence[Attack]) -> Sequence[Attack]:
 
 
 def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
-    source, size, problem = _embedded(run.folder, attack)
+    content, size, problem = _embedded(run.folder, attack)
     count = attack.images or attack.batch or 0
     shape = integers(run.manifest.get("image_shape"))
     # Row names and scores are laid over the picture's own columns, so only where it is known to have these.
     plan = layout(count, *shape[1:]) if len(shape) == 3 and min(shape) > 0 and count > 0 else None
     known = plan is not None and _alike(size, plan.size)
     fits = known and plan is not None and plan.blocks == 1
+    shown = [content]
+    if plan is not None and known and plan.blocks > OPEN_BLOCKS:
+        shown = parted(content, plan, OPEN_BLOCKS)
+    source, rest = [_uri(part) for part in (*shown, b"")][:2]
     values = attack.per_image.get("ssim", ())
     title = words.distinguishing(attack, among) or words.when(attack)
     if not title.startswith(attack.adversary):
@@ -224,6 +236,8 @@ def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
         alt=f"{counted(count or None, 'private image')} of {words.victim(attack).lower()} above, "
         f"what {words.role(attack)} made of them below: {words.scores(attack)}",
         source=source,
+        rest=rest,
+        more=count - OPEN_BLOCKS * COLUMNS if rest else 0,
         problem=problem,
         columns=plan.columns if plan and known else 8,
         labelled=fits,
@@ -231,27 +245,31 @@ def _figure(run: Run, attack: Attack, among: Sequence[Attack]) -> Figure:
     )
 
 
-def _embedded(folder: Path, attack: Attack) -> tuple[str, tuple[int, int], str]:
-    """A picture as a data URI with its height and width, or else why it cannot be shown."""
+def _uri(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}" if picture else ""
+
+
+def _embedded(folder: Path, attack: Attack) -> tuple[bytes, tuple[int, int], str]:
+    """A picture's PNG with its height and width, or else why it cannot be shown."""
     nothing = (0, 0)
     if attack.labels_alone:
-        return "", nothing, "It was after the labels alone: there is no picture."
+        return b"", nothing, "It was after the labels alone: there is no picture."
     if not attack.picture:
-        return "", nothing, "No picture was stored."
+        return b"", nothing, "No picture was stored."
     try:
         path = (folder / attack.picture).resolve()
         # The file may come from elsewhere: a report must not carry away what lies outside the run.
         if not path.is_relative_to(folder.resolve()):
-            return "", nothing, f"{attack.picture} lies outside the run folder and is not shown."
+            return b"", nothing, f"{attack.picture} lies outside the run folder and is not shown."
         if path.stat().st_size > LARGEST_PICTURE:
-            return "", nothing, f"{attack.picture} is too large to be put into a page."
+            return b"", nothing, f"{attack.picture} is too large to be put into a page."
         content = path.read_bytes()
     except (OSError, ValueError):
-        return "", nothing, f"{attack.picture} is missing or cannot be read."
+        return b"", nothing, f"{attack.picture} is missing or cannot be read."
     if not content.startswith(PNG) or len(content) < 24:
-        return "", nothing, f"{attack.picture} is not a PNG."
+        return b"", nothing, f"{attack.picture} is not a PNG."
     width, height = struct.unpack(">II", content[16:24])
-    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}", (height, width), ""
+    return content, (height, width), ""
 
 
 def _alike(size: tuple[int, int], expected: tuple[int, int]) -> bool:
@@ -295,7 +313,7 @@ def _training(run: Run) -> dict[str, Any]:
         ),
         "attacked_rounds": numbered(list(attacked), "round") if attacked else "",
         "privacy": words.privacy(run.rounds),
-        "rounds": round_cells(run.rounds),
+        "rounds": round_cells(run.rounds, aggregation.entries(run)),
     }
 
 
@@ -352,6 +370,7 @@ def _people(run: Run) -> dict[str, Any]:
     for attack in run.attacks:
         for hit in words.whose(attack):
             attacks.setdefault(hit, []).append(attack)
+    missed = Counter(one.client for one in run.derived if one.nothing)
     longest = max((sum(client.labels) for client in run.clients), default=0)
     people = []
     for number in sorted({*known, *range(min(count, 10_000))}):
@@ -366,11 +385,12 @@ def _people(run: Run) -> dict[str, Any]:
                 bar=charts.stack(labels, longest=longest, name=f"Client {number}: examples of each class"),
                 classes=f"{len(present)} of {len(labels)} classes" if labels else "",
                 defenses=words.defenses(words.configured_defenses(run, number)),
-                attacked=_attacked(attacks.get(number, ())),
+                attacked=_attacked(attacks.get(number, ()), missed[number]),
+                hit=number in attacks,
                 dropouts=numbered(dropped[number], "round") if number in dropped else "",
             )
         )
-    people.sort(key=lambda person: (not person.attacked, person.client))
+    people.sort(key=lambda person: (not person.hit, not person.attacked, person.client))
     classes = max((len(client.labels) for client in run.clients), default=0)
     return {
         "people": people[: SHOWN["clients"]],
@@ -380,24 +400,26 @@ def _people(run: Run) -> dict[str, Any]:
     }
 
 
-def _attacked(attacks: Sequence[Attack]) -> str:
+def _attacked(attacks: Sequence[Attack], missed: int) -> str:
+    """How often a client was attacked. missed: how many adversaries tried to derive its update, and derived nothing."""
     sums = sum(len(attack.clients) > 1 for attack in attacks)
+    tried = f"{counted(missed, 'attempt')}, {NOTHING}" if missed else ""
     if not attacks:
-        return ""
+        return tried
     share = "" if sums == len(attacks) == 1 else "all " if sums == len(attacks) else f"{sums} "
     summed = f", {share}in {'a sum' if sums == 1 else 'sums'}" if sums else ""
-    return counted(len(attacks), "attack") + summed
+    return "; ".join(part for part in (counted(len(attacks), "attack") + summed, tried) if part)
 
 
 def _dropouts(run: Run) -> list[Dropout]:
     return [dropout for entry in run.rounds for dropout in entry.dropouts]
 
 
-def _left(run: Run, *, late: bool) -> list[tuple[str, str]]:
-    """`Round 2, clients 1, 6 and 9`, and why they left it; or, if late, why they did not help to open its sum."""
+def _left(run: Run, *, unopened: bool) -> list[tuple[str, str]]:
+    """`Round 2, clients 1, 6 and 9`, and why they left it; or, if unopened, why they did not help to open its sum."""
     out = []
     for entry in run.rounds:
-        those = (entry.secure.late if entry.secure else ()) if late else entry.dropouts
+        those = (entry.secure.unopened if entry.secure else ()) if unopened else entry.dropouts
         out += [(f"Round {entry.round}, {named(group)}", why) for group, why in grouped(those)]
     return out
 

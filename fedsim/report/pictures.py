@@ -16,6 +16,8 @@ COLUMNS = 16
 """Images side by side before the picture wraps."""
 READABLE = 84
 """Pixels that a small image is enlarged to, about: three times for 28-pixel digits."""
+MOST_PIXELS = 2**26
+"""A picture with more of them is not cut in two."""
 GAP, BLOCK_GAP = 3, 12
 """Pixels between neighbours, and between one pair of rows and the next."""
 
@@ -90,6 +92,31 @@ def comparison(truth: Any, guess: Any, path: Path, *, scale: int | None = None) 
     content = io.BytesIO()
     Image.fromarray(canvas).save(content, format="PNG", optimize=True)
     write_whole(path, content.getvalue())
+
+
+def parted(content: bytes, plan: Layout, blocks: int) -> list[bytes]:
+    """A comparison cut in two: its first `blocks` pairs of rows, and the others; uncut where it is no such picture.
+
+    content: a PNG of the layout's proportions, at any scale.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                return [content]
+            unit = height / plan.size[0]
+            block = (2 * plan.cell[0] + GAP) * unit
+            end, start = block * blocks + BLOCK_GAP * unit * (blocks - 1), (block + BLOCK_GAP * unit) * blocks
+            parts = []
+            for top, bottom in ((0, round(end)), (round(start), height)):
+                part = io.BytesIO()
+                image.crop((0, top, width, bottom)).save(part, format="PNG", optimize=True)
+                parts.append(part.getvalue())
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return [content]  # whoever opens the page may make more of it
+    return parts
 
 
 def _pixels(images: Any, what: str) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import InputError
-from fedsim.report.derived import Derived, derived_of
+from fedsim.report.derived import Derived, Note, derived_of, note_of
 from fedsim.report.rounds import Round, round_of
 from fedsim.report.values import Table, integer, integers, real, strings, table, tables, text
 
@@ -154,6 +154,7 @@ class Run:
     warnings: tuple[str, ...]
     gaps: tuple[str, ...]
     derived: tuple[Derived, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     @property
     def name(self) -> str:
@@ -196,11 +197,12 @@ def read(folder: Path) -> Run:
         if record is not None:
             rounds[record.round] = record  # A resumed run may repeat a round: the last line holds.
     attacks: dict[object, Attack] = {}
-    for number, line in enumerate(_lines(folder / ATTACKS, gaps)):
+    none = _without_attacks(folder, experiment, manifest)
+    for number, line in enumerate(_lines(folder / ATTACKS, gaps) if not none else ()):
         attack = attack_of(line)
         key = (attack.job, attack.adversary, attack.client, attack.round) if attack.job else number
         attacks[key] = attack  # Likewise a job that was tried again.
-    there = (folder / DERIVED).is_file()
+    there = not _bare(folder / DERIVED)
     derived = [derived_of(line) for line in (_lines(folder / DERIVED, gaps) if there else ())]
     clients = [client_of(entry) for entry in tables(manifest.get("clients"))]
     return Run(
@@ -215,6 +217,7 @@ def read(folder: Path) -> Run:
         warnings=strings(manifest.get("warnings")),
         gaps=tuple(gaps),
         derived=tuple(derived),
+        notes=tuple(note for note in map(note_of, tables(manifest.get("notes"))) if note),
     )
 
 
@@ -286,6 +289,29 @@ def sight_of(entry: Table) -> Sight:
         derive=text(entry.get("derive")),
         threat_model=text(entry.get("threat_model")),
     )
+
+
+def _without_attacks(folder: Path, experiment: Table, manifest: Table) -> bool:
+    """Whether it is no gap that a run recorded no attack: there was none to record, as far as its files tell."""
+    if not _bare(folder / ATTACKS):
+        return False
+    if (folder / ATTACKS).is_file():  # a finished run has the file, with or without attacks
+        return True
+    known = bool(tables(experiment.get("adversaries")) or tables(manifest.get("who_sees_what")))
+    if not known:
+        return bool(experiment or manifest)
+    finished = text(manifest.get("status")) == "done" and integer(manifest.get("exit")) == 0
+    return finished and not any((folder / "jobs").glob("*.json"))
+
+
+def _bare(path: Path) -> bool:
+    """Whether a file is missing or holds nothing."""
+    try:
+        return path.stat().st_size == 0
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _content(path: Path, gaps: list[str]) -> str:

@@ -7,26 +7,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedsim.report.cells import Cells, Notes, plain, rich
-from fedsim.report.formats import MISSING, duration, fixed, percent, significant, whole
+from fedsim.report.formats import MISSING, duration, fixed, percent, share, significant, whole
 from fedsim.report.leaving import closing, grouped, named, said
-from fedsim.report.rounds import Dropout, Round, round_of
+from fedsim.report.rounds import Dropout, Round, Secure, round_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_NOTES = 12
 """With more of them below the table, reasons are told without who left for each."""
-LATE = "sent what goes into the sum, but did not help to open it"
+UNOPENED = "sent what goes into the sum, but did not help to open it"
 
 
-def round_cells(rounds: Iterable[Round | Mapping[str, Any]]) -> Cells:
-    """The rounds, one a row. Takes lines of `rounds.jsonl`, read or raw; what is no such line is left out."""
+def round_cells(rounds: Iterable[Round | Mapping[str, Any]], entries: int | None = None) -> Cells:
+    """The rounds, one a row. Takes lines of `rounds.jsonl`, read or raw; what is no such line is left out.
+
+    entries: how many values a client sends to a secure aggregation, if known: then the share that was cut off is told.
+    """
     read = [entry if isinstance(entry, Round) else round_of(entry) for entry in rounds]
     records = [entry for entry in read if entry is not None]
     private = any(entry.epsilon is not None or entry.delta is not None for entry in records)
     deltas = {significant(entry.delta) for entry in records if entry.delta is not None}
     secure = [entry.secure for entry in records if entry.secure is not None]
-    late, clipped = any(one.late for one in secure), any(one.clipped for one in secure)
+    unopened, clipped = any(one.unopened for one in secure), any(one.clipped for one in secure)
     notes, tell = Notes(), _Leavers(records)
     rows = []
     for entry in records:
@@ -36,11 +39,11 @@ def round_cells(rounds: Iterable[Round | Mapping[str, Any]]) -> Cells:
             present = notes.mark(present, closing(entry))
         dropped = tell.mark(str(len(entry.dropouts)), entry.dropouts, notes)
         summed = [_survivors(entry, notes)] if secure else []
-        if late:
-            those = entry.secure.late if entry.secure else ()
-            summed.append(tell.mark(str(len(those)), those, notes, LATE))
+        if unopened:
+            those = entry.secure.unopened if entry.secure else ()
+            summed.append(tell.mark(str(len(those)), those, notes, UNOPENED))
         if clipped:
-            summed.append(whole(entry.secure.clipped if entry.secure else None))
+            summed.append(_clipped(entry.secure, entries))
         rows.append(
             (
                 str(entry.round),
@@ -58,8 +61,8 @@ def round_cells(rounds: Iterable[Round | Mapping[str, Any]]) -> Cells:
     header = (
         *("round", "clients", "dropped"),
         *(["in the sum"] if secure else []),
-        *(["late"] if late else []),
-        *(["cut off"] if clipped else []),
+        *(["did not open"] if unopened else []),
+        *(["values cut off"] if clipped else []),
         *("train loss", "test loss", "test accuracy"),
         *([epsilon] if private else []),
         "time",
@@ -71,7 +74,7 @@ class _Leavers:
     """Notes about clients that left. Where there would be too many, a note is about a reason, and in all rounds."""
 
     def __init__(self, rounds: Sequence[Round]) -> None:
-        everybody = [(entry.dropouts, entry.secure.late if entry.secure else ()) for entry in rounds]
+        everybody = [(entry.dropouts, entry.secure.unopened if entry.secure else ()) for entry in rounds]
         told = {(named(group), why) for both in everybody for kind in both for group, why in grouped(kind)}
         self._times = Counter(said(one.reason) for both in everybody for kind in both for one in kind)
         self._short = len(told) > MOST_NOTES
@@ -97,13 +100,21 @@ def _survivors(entry: Round, notes: Notes) -> str:
     return notes.mark(whole(entry.secure.survivors), closing(entry))
 
 
+def _clipped(secure: Secure | None, entries: int | None) -> str:
+    """How many values were cut off before the sum, and their share of all that went into it."""
+    if secure is None:
+        return MISSING
+    part = secure.clipped_share(entries)
+    return f"{whole(secure.clipped)} ({share(part)})" if secure.clipped and part is not None else whole(secure.clipped)
+
+
 def _epsilon(entry: Round) -> str:
     return "no bound" if entry.epsilon is None and entry.delta is not None else significant(entry.epsilon)
 
 
-def rounds_table(rounds: Iterable[Round | Mapping[str, Any]]) -> Table:
+def rounds_table(rounds: Iterable[Round | Mapping[str, Any]], entries: int | None = None) -> Table:
     """The rounds for a terminal."""
-    return rich(round_cells(rounds))
+    return rich(round_cells(rounds, entries))
 
 
 def rounds_text(rounds: Iterable[Round | Mapping[str, Any]]) -> str:

@@ -23,13 +23,21 @@ class Secure:
     """What is recorded of a round's secure aggregation.
 
     survivors: how many clients are in the sum; None if none was opened. clipped: how many values were cut off before
-    they were summed. late: clients whose part arrived, but that did not help to open the sum, or refused to.
+    they were summed. unopened: clients whose part arrived, but that did not help to open the sum, or refused to. cut_off:
+    of a round that closed, those that had replied, and whose replies came to nothing.
     """
 
     mode: str = ""
     survivors: int | None = None
     clipped: int | None = None
-    late: tuple[Dropout, ...] = ()
+    unopened: tuple[Dropout, ...] = ()
+    cut_off: tuple[int, ...] = ()
+
+    def clipped_share(self, entries: int | None) -> float | None:
+        """Of all values in the sum, the share that was cut off; entries: a client's. None if that is not known."""
+        if self.clipped is None or not self.survivors or self.survivors < 0 or not entries or entries < 0:
+            return None
+        return min(max(self.clipped, 0) / (self.survivors * entries), 1.0)
 
 
 @dataclass(frozen=True)
@@ -84,14 +92,16 @@ def round_of(line: Table) -> Round | None:
 def _secure_of(entry: Table, number: int) -> Secure | None:
     if not entry:
         return None
-    late = [
+    # Runs of before say `late`.
+    unopened = [
         Dropout(int(client) if client.isascii() and client.isdigit() else None, text(reason) or NO_REASON, number)
-        for client, reason in table(entry.get("late")).items()
+        for client, reason in (table(entry.get("unopened")) or table(entry.get("late"))).items()
         if len(client) < 10
     ]
     return Secure(
         mode=text(entry.get("mode")),
         survivors=integer(entry.get("survivors")),
         clipped=integer(entry.get("clipped")),
-        late=tuple(late),
+        unopened=tuple(unopened),
+        cut_off=integers(entry.get("cut_off")),
     )

@@ -5,7 +5,7 @@ What is missing stands as `-`, and a note below says why where the run knows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedsim.report import words
@@ -22,8 +22,15 @@ LABELS_ALONE = "after the labels alone, no images"
 """Why an attack has no score of images although nothing failed."""
 
 
-def attack_cells(attacks: Iterable[Attack | Mapping[str, Any]]) -> Cells:
-    """The scores, a row a reconstruction. Takes lines of `attacks.jsonl`, read or raw."""
+GIVEN = "given"
+"""The accuracy of labels that an adversary was granted."""
+
+
+def attack_cells(attacks: Iterable[Attack | Mapping[str, Any]], given: Collection[str] = ()) -> Cells:
+    """The scores, a row a reconstruction. Takes lines of `attacks.jsonl`, read or raw.
+
+    given: the adversaries that were granted the labels, by `Attack.entry`; see `words.given_labels`.
+    """
     records = [attack if isinstance(attack, Attack) else attack_of(attack) for attack in attacks]
     nets = {attack.lpips_net for attack in records if attack.lpips is not None}
     one_net = len(nets) == 1 and next(iter(nets))
@@ -46,7 +53,7 @@ def attack_cells(attacks: Iterable[Attack | Mapping[str, Any]]) -> Cells:
                 _reasoned(psnr, attack, notes),
                 _reasoned(ssim, attack, notes),
                 notes.mark(lpips, _why_no_lpips(attack)) if lpips == MISSING else lpips,
-                percent(attack.label_accuracy, 0),
+                GIVEN if attack.entry in given else percent(attack.label_accuracy, 0),
                 whole(attack.iterations),
                 duration(attack.seconds),
             )
@@ -81,9 +88,9 @@ def _whom(attack: Attack) -> str:
     return "+".join(map(str, attack.clients)) or (MISSING if attack.client is None else str(attack.client))
 
 
-def attacks_table(attacks: Iterable[Attack | Mapping[str, Any]]) -> Table:
+def attacks_table(attacks: Iterable[Attack | Mapping[str, Any]], given: Collection[str] = ()) -> Table:
     """The scores for a terminal."""
-    return rich(attack_cells(attacks))
+    return rich(attack_cells(attacks, given))
 
 
 def attacks_text(attacks: Iterable[Attack | Mapping[str, Any]]) -> str:

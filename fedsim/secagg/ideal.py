@@ -26,9 +26,9 @@ class Ideal:
 
     bits: of the ring, 32 or 64. clip: the largest magnitude of a coordinate of an update; larger ones are cut off, and
     counted. statistics_clip: the same for BatchNorm statistics, where the policy sends them. most_examples: the most
-    that a client weighs, a public bound; if absent the batch size (fedsgd), or the next power of two above the largest
-    client (fedavg). min_survivors: with fewer clients left the round is closed; never one. metrics: numbers that leave
-    a client in the clear.
+    that a client weighs, a public bound; if absent batch size times local steps or, for epochs, the next power of two
+    above the largest client. min_survivors: with fewer clients left the round is closed; never one. metrics: numbers
+    that leave a client in the clear.
     """
 
     bits: Literal[32, 64] = 32

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Protocol
 
 LEAST_FRACTIONAL_BITS = 10
 """With fewer bits behind the point, updates would be rounded to nothing."""
+
+LARGEST = {32: 2**31 - 1, 64: 2**48}
+"""By the bits of the ring, the largest magnitude of a sum. Of 64 bits only so many are used that float64, in which
+vectors are rounded and sums are read, is exact about them."""
 
 
 class Limits(Protocol):
@@ -22,8 +27,12 @@ class Limits(Protocol):
 
 
 def scale(bits: int, clip: float, weight: int) -> int:
-    """s = floor((2^(bits-1) - 1) / (clip * weight)); weight: the most that all clients of a round have."""
-    return math.floor((2 ** (bits - 1) - 1) / (clip * weight))
+    """s = floor(floor(LARGEST / weight) / clip), exactly. weight: the most that all clients of a round have.
+
+    So clip * s is at most a whole number that does not overflow when `weight` of it are added up, and stays so when it
+    is rounded.
+    """
+    return math.floor(LARGEST[bits] // weight / Fraction(clip))
 
 
 def problems(

@@ -32,7 +32,7 @@ LARGEST = 2**63
 """Numbers in messages are below it."""
 
 DIGITS = 19
-"""An id in the name of an entry has fewer, and is below LARGEST."""
+"""An id in the name of an entry has no more, and is below LARGEST."""
 
 COMMITMENT = "commitment"
 """What binds a client to its self mask, see `commitment`."""
@@ -289,8 +289,8 @@ def _by_client(record: ConfigRecord, prefix: str) -> dict[int, bytes]:
             continue
         client = key.removeprefix(prefix)
         # Python reads no number of thousands of digits, and no client has one.
-        digits = len(client) < DIGITS and client.isascii() and client.isdigit()
-        if not digits or str(int(client)) != client or not isinstance(value, bytes):
+        digits = len(client) <= DIGITS and client.isascii() and client.isdigit()
+        if not digits or str(int(client)) != client or int(client) >= LARGEST or not isinstance(value, bytes):
             raise ProtocolError(f"'{key[:80]}' is not the bytes of a client")
         found[int(client)] = value
     return found

@@ -16,7 +16,8 @@ Up to 50 clients, and where no smaller graph does, all are neighbours of all, an
 Not covered: a server that chooses the graph itself, or, knowing it, whom it calls dropped. On a graph that is not full
 it can call all neighbours of one client dropped, unless the clients confirm to one another who survived. And nobody
 vouches for public keys: a server that puts its own keys in the place of all of a client's neighbours, or invents them,
-reads that client's shares. `malicious` is about lies over dropouts, thresholds and models; keys would have to be signed.
+reads that client's shares. `malicious` is about lies over dropouts, thresholds and models; for more, keys would have to
+be signed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Real vectors as integers modulo 2^r, so that sums are exact, and cannot overflow by construction.
 
 A client with weight w sends q = rint(x * s) * w for every coordinate x, clipped to [-c, c] before. With at most W = the
-sum of the largest weights that a round can have, s = floor((2^(r-1) - 1) / (c * W)) keeps every possible sum within the
-signed range. The mean of the weighted vectors is then off by at most 1 / (2 s) a coordinate, as every rounding is.
+sum of the largest weights that a round can have, s = floor(floor(L / W) / c) keeps every possible sum within L, which
+is 2^31 - 1 for r = 32, and 2^48 for r = 64. The mean of the weighted vectors is then off by at most 1 / (2 s) a
+coordinate, as every rounding is.
 """
 
 from __future__ import annotations

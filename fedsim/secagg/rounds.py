@@ -14,11 +14,14 @@ def drawn(experiment: Experiment) -> int:
 
 
 def most_examples(experiment: Experiment) -> int | None:
-    """The most that a client weighs: as the file says, or a batch of fedsgd; None where the data have to tell."""
+    """The most that a client weighs: as the file says, or the images of all its steps; None where the data have to
+    tell.
+    """
     mode, clients = experiment.server.secure_aggregation, experiment.clients
     given: int | None = getattr(mode.settings, "most_examples", None) if mode else None
-    if given is None and clients.algorithm == "fedsgd":
-        given = max(one.batch_size for one in (clients, *clients.groups))
+    if given is None and most_steps(experiment) is not None:
+        fedsgd = clients.algorithm == "fedsgd"
+        given = max(one.batch_size * (1 if fedsgd else one.local_steps or 1) for one in (clients, *clients.groups))
     return given
 
 

@@ -42,15 +42,18 @@ def everything_seen(needs: Set[str], own: Sequence[Observation] | None = None) -
         yield _seen("observations", own, None, needs)
         return
     everybody = replace(situation(SCENE), batch_sizes=(SCENE.batch,) * len(TARGETS))
+    secured = replace(everybody, secure_aggregation="secagg+")
+    # After one of them: not every derivation can be after several at a time.
+    summed = replace(secured, aggregate=True, batch_sizes=(SCENE.batch,))
     plain = [shown(SCENE, "server", round_, [client]) for round_ in (1, 2) for client in TARGETS]
     sums = [_sum(round_) for round_ in range(1, len(TOOK_PART) + 1)]
     masked = [_masked(round_, client, "link") for round_ in (1, 2) for client in TARGETS]
     both = [one for seen in sums for one in (*(_masked(seen.round, client, "server") for client in TARGETS), seen)]
     for name, observations, known in (
         ("server: single updates", plain, everybody),
-        ("server: sums of rounds with different clients", sums, replace(everybody, aggregate=True)),
-        ("link: masked messages", masked, everybody),
-        ("server: sums and masked messages", both, replace(everybody, aggregate=True)),
+        ("server: sums of rounds with different clients", sums, summed),
+        ("link: masked messages", masked, secured),
+        ("server: sums and masked messages", both, summed),
     ):
         if needs <= {word for one in observations for word in one.facts["granted"]}:
             yield _seen(name, observations, known, needs)

@@ -14,12 +14,13 @@ import torch
 from fedsim import plugins
 from fedsim.adversaries.base import Reconstruction
 from fedsim.adversaries.storage import JobStore
+from fedsim.attack import clients_of
 from fedsim.attackers import launching
 from fedsim.attackers.base import Failure
 from fedsim.attackers.inline import InlineAttacker
 from fedsim.attackers.process import ProcessAttacker, _Served
 from fedsim.attackers.rebuilding import described, rebuilt
-from fedsim.attacks import clients_of, run_attacks
+from fedsim.attacks import run_attacks
 from fedsim.experiment import AdversaryEntry, Component
 from fedsim.runs import RunFolder
 from fedsim.simulation import Outcome, simulate
@@ -220,7 +221,7 @@ def test_an_interrupt_ends_the_process_and_brings_the_truth_back(
             raise KeyboardInterrupt
 
     entry = AdversaryEntry("again", Component("spy", plugins.load("adversaries", "spy")()), "server", (0,), (1,))
-    from fedsim.attacks import Attack
+    from fedsim.attack import Attack
     from fedsim.experiment_file import from_table
 
     experiment = from_table({"rounds": 1, "data": {"name": "digits"}, "model": {"name": "mlp"}})

@@ -88,11 +88,11 @@ UNMASK = {
         both(*(lambda record, one=one: move(record, one) for one in (0, 3, 9)), put("total", 3)),
         "too few survivors: 3, and 4 are needed",
     ),
-    "too few near": (
-        both(*(lambda record, one=one: move(record, one) for one in (0, 3, 9))),
-        "too few survivors among its neighbours and itself: 3, and 4 are needed",
-    ),
     "too many": (put("total", 7), "7 clients are said to have survived, of 6 that gave shares"),
+    "more than are left": (
+        lambda record: move(record, 3),
+        "6 clients are said to have survived, of 6 that gave shares",
+    ),
     "fewer than named": (put("total", 5), "5 clients are said to have survived"),
     "another round": (put(ROUND, 5), "the message is of round 5"),
     "no list": (put("survivors", 3), "'unmask': 'survivors' is not a list of whole numbers"),
@@ -104,6 +104,33 @@ UNMASK = {
 @pytest.mark.parametrize("case", UNMASK)
 def test_a_request_to_unmask_that_no_honest_server_makes_is_refused(case: str) -> None:
     check_refused(changed("unmask", UNMASK[case][0]), UNMASK[case][1])
+
+
+SPARSE = SecAggPlus(corrupt=0.05, dropout=0.05)
+"""With 52 clients, 14 neighbours each."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (TRAIN, "too few clients are left that hold its shares"),
+        ("unmask", "too few survivors among its neighbours and itself"),
+    ],
+)
+def test_on_a_sparse_graph_enough_of_its_neighbours_must_be_left(stage: str, words: str) -> None:
+    """Of all clients there are enough, and not too many: what is said of the others cannot be checked."""
+    threshold, victim = SPARSE.parameters(52).threshold, 6
+
+    def fewer(at: str, client: int, record: ConfigRecord) -> ConfigRecord:
+        if (at, client) == (stage, victim):
+            near = [one for one in record["survivors"] if one != victim]  # type: ignore[union-attr]
+            away = near[: len(near) + 2 - threshold]
+            for one in away:
+                left_out(one)(record) if stage == TRAIN else move(record, one)
+            record["total"] -= len(away)  # type: ignore[operator]
+        return record
+
+    check_refused(Round(SPARSE, clients_with(52), on_query=fewer), f"{words}: {threshold - 1}, and {threshold}")
 
 
 def test_a_client_that_gave_no_shares_is_nobody_to_be_opened() -> None:
@@ -265,8 +292,8 @@ ALONG = {
     ),
     "another list": (without("survivors", 3), "'survivors' are not those whose shares came along"),
     "too few": (both(left_out(0, 3, 9), put("total", 3)), "too few clients gave shares: 3, and 4 are needed"),
-    "too few near": (left_out(0, 3, 9), "too few clients are left that hold its shares: 3, and 4 are needed"),
     "too many": (put("total", 7), "7 clients are said to have given shares, of 6 that gave keys"),
+    "more than are left": (left_out(3), "6 clients are said to have given shares, of 6 that gave keys, and 1 of its"),
     "fewer than named": (put("total", 5), "5 clients are said to have given shares"),
     "another round": (put(ROUND, 5), "the message is of round 5"),
     "no client": (put("encrypted/03", bytes(94)), "'encrypted/03' is not the bytes of a client"),

@@ -20,7 +20,7 @@ from fedsim.server.app import server_app
 from flwr.app import Context, RecordDict
 from flwr.simulation import run_simulation
 
-experiment = from_table(small_table())
+experiment = from_table(small_table(server={"secure_aggregation": sys.argv[2]}))
 ours, theirs = [], []
 run_simulation(
     server_app(experiment, theirs.append), client_app(experiment), num_supernodes=4,
@@ -32,17 +32,22 @@ print(json.dumps([[[r.train_loss, r.test_loss, len(r.clients)] for r in records]
 """
 
 
-def test_flowers_engine_gives_the_losses_of_our_grid() -> None:
+@pytest.mark.parametrize("mode", ["off", "secagg+"])
+def test_flowers_engine_gives_the_losses_of_our_grid(mode: str) -> None:
     pytest.importorskip("ray", reason="Flower's engine needs ray: pip install 'flwr[simulation]'")
     tests = str(Path(__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, tests], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, tests, mode],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     ours, theirs = json.loads(done.stdout.strip().splitlines()[-1])
     assert len(ours) == 3
     assert ours[-1][2] == 4
-    # The engine's node ids are random, so clients may be added up in another order.
+    # The engine's node ids are random, so clients may be added up in another order, which integers do not notice.
     for mine, other in zip(ours[1:], theirs[1:], strict=True):
-        assert mine == pytest.approx(other, rel=1e-5)
+        assert mine == (pytest.approx(other, rel=1e-5) if mode == "off" else other)
     assert ours[0] == theirs[0]

@@ -170,6 +170,7 @@ class Hostile:
                 dead = rng.sample(server.ids, len(server.ids) // 2)
                 other["survivors"] = [one for one in server.ids if one not in dead or one == client]
                 other["dropped"] = [one for one in dead if one != client]
+                other["total"] = len(other["survivors"])  # type: ignore[arg-type]
             self._send(stage, client, other)
         elif fault.kind == "message of another":
             self._send(stage, client, server.honest(stage, rng.choice(self.ids)))

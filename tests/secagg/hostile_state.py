@@ -62,7 +62,8 @@ class Server:
         sharers = [int(one) for one in memory.get("sharers", ())]  # as the client has it
         dead = {one for one in sharers if one not in self.vectors or self._split(one, client)}
         alive = [one for one in (*sharers, client) if one not in dead]
-        total = min(max(len(self.vectors), len(alive)), memory.get("total", len(self.ids)))
+        # As many as can be, where that is plausible: who is called dead here has not survived elsewhere.
+        total = min(max(len(self.vectors), len(alive)), memory.get("total", len(self.ids)) - len(dead))
         return messages.UnmaskQuery(self.number, tuple(alive), tuple(sorted(dead)), total).record()
 
     def _split(self, victim: int, client: int) -> bool:

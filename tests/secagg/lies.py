@@ -102,6 +102,7 @@ def shares_held_back(server: Server, record: ConfigRecord, client: int, rng: ran
     kept = {one for one in _givers(record) if rng.random() < 0.7}
     said = ConfigRecord({key: value for key, value in record.items() if not key.startswith(messages.ENCRYPTED)})
     said["survivors"] = sorted(kept)
+    said["total"] = record["total"] - len(_givers(record)) + len(kept)  # type: ignore[operator]
     for one in kept:
         said[f"{messages.ENCRYPTED}{one}"] = record[f"{messages.ENCRYPTED}{one}"]
     return said
@@ -174,9 +175,10 @@ def _alive(record: ConfigRecord) -> list[int]:
 
 
 def _claimed(record: ConfigRecord, dead: Iterable[int]) -> ConfigRecord:
-    """With some more called dead."""
-    gone = set(dead)
-    record["dropped"] = [*record["dropped"], *sorted(gone & set(_alive(record)))]  # type: ignore[misc]
+    """With some more called dead, and as many fewer said to have survived: another total would give the lie away."""
+    gone = set(dead) & set(_alive(record))
+    record["dropped"] = [*record["dropped"], *sorted(gone)]  # type: ignore[misc]
+    record["total"] -= len(gone)  # type: ignore[operator]
     record["survivors"] = [one for one in _alive(record) if one not in gone]
     return record
 

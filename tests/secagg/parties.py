@@ -74,7 +74,7 @@ class Party:
 
     def forget(self) -> None:
         """Start anew, as after a loss of power."""
-        self._context: Any = SimpleNamespace(state=RecordDict())
+        self._context: Any = SimpleNamespace(node_id=self.client + 1, state=RecordDict())
 
     def answer(self, stage: str, query: ConfigRecord) -> ConfigRecord | None:
         """The reply to a query; None where it refuses. Raises Violation for anything else that it does."""
@@ -83,7 +83,7 @@ class Party:
             round_ = query.get(ROUND)
             if not isinstance(round_, int):  # as the client's app has it
                 raise Refused("the query does not say for which round it is")
-            half = sealing.half(self._experiment, self.client, round_, self._context)
+            half = sealing.half(self._experiment, round_, self._context)
             reply = half.answer(stage, copied(query))
             sealing.remember(half, self._context)
             self._note(round_, stage)
@@ -95,7 +95,7 @@ class Party:
         """The masked vector; None where it refuses. Raises Violation for anything else that it does."""
 
         def act() -> RecordDict:
-            half = sealing.half(self._experiment, self.client, round_, self._context)
+            half = sealing.half(self._experiment, round_, self._context)
             content = half.seal(update_of(self.client), None if along is None else copied(along), model)
             sealing.remember(half, self._context)
             self._note(round_, "train")
