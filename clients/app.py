@@ -41,7 +41,7 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
     client = int(context.node_config["partition-id"])
     content = message.content
     round_ = int(_config(content)[protocol.ROUND])  # type: ignore[arg-type]
-    sealing.leave(experiment, client, round_, protocol.UPDATE)
+    sealing.leave(experiment, client, round_, protocol.UPDATE, context)
     parameters = flower.tensors_in(content, protocol.ARRAYS)
     # Under `local` the server sends no statistics, and the client goes on with the ones that it kept.
     sent = flower.tensors_in(content, protocol.BUFFERS)
@@ -88,7 +88,7 @@ def _answer(experiment: Experiment, stage: str, message: Message, context: Conte
     client, round_ = int(context.node_config["partition-id"]), query.get(ROUND)
     if not isinstance(round_, int):
         raise Refused(f"the query '{stage}' does not say for which round it is")
-    sealing.leave(experiment, client, round_, stage)
+    sealing.leave(experiment, client, round_, stage, context)
     half = sealing.half(experiment, round_, context)
     record = half.answer(stage, query)
     sealing.remember(half, context)

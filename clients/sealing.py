@@ -58,8 +58,8 @@ def with_metrics(experiment: Experiment, sealed: RecordDict, numbers: MetricReco
     return sealed
 
 
-def leave(experiment: Experiment, client: int, round_: int, stage: str) -> None:
-    """Raise DroppedOut where `clients.dropout` has the client leave the round at this stage or before it."""
+def leave(experiment: Experiment, client: int, round_: int, stage: str, context: Context) -> None:
+    """Forget the round's secrets, and raise DroppedOut, where `clients.dropout` has the client leave the round at this stage or before it."""
     rate, mode = experiment.clients.dropout, experiment.server.secure_aggregation
     if not rate:
         return
@@ -67,4 +67,5 @@ def leave(experiment: Experiment, client: int, round_: int, stage: str) -> None:
     stages = (*mode.settings.before, protocol.UPDATE, *mode.settings.after) if mode else (protocol.UPDATE,)
     drawn, place = float(torch.rand((), generator=rng)), int(torch.randint(len(stages), (), generator=rng))
     if drawn < rate and stages.index(stage) >= place:
+        context.state[_MEMORY] = ConfigRecord()
         raise DroppedOut(f"left the round at '{stages[place]}', as clients.dropout = {rate:g} has it")

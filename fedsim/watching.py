@@ -60,7 +60,7 @@ class Watch:
             self._kept.setdefault(entry.id, []).append(self._store.put_observation(seen))
             for client in set(clients_of(seen)) & set(entry.targets):
                 # Now, while it is known what the client's defenses remembered in this round.
-                update = self._witness.update(client, seen.round, seen.part("model"), seen.part("buffers"))
+                update = self._witness.update(client, seen.round)
                 scoring.write_update(self._folder.truth, client, seen.round, update)
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class Watch:
         """
         mode, terms = self._experiment.server.secure_aggregation, self._place.terms
         bound = mode.settings.facts(terms).get("error_bound") if mode else None
-        if bound is None:
+        if mode is None or bound is None:
             return None
         largest = max((float(value.abs().max()) for value in update if value.numel()), default=0.0)
         return float(bound) * (1 if hasattr(mode.settings, "clip") else terms.clients) + largest * 2.0**-24

@@ -22,6 +22,8 @@ class Witness:
     def __init__(self, place: Workbench, grid: InlineGrid) -> None:
         self._place, self._grid = place, grid
         self._memories: dict[int, Memory] = {}
+        self._requests: dict[int, RecordDict] = {}
+        """By client, its latest train request, as it arrived."""
 
     def note(self, message: Message) -> None:
         """Look at a message before the client does: what its defenses remember now is what the round begins with."""
@@ -29,6 +31,7 @@ class Witness:
         if kind == MessageType.TRAIN and down:
             client = client_of(message)
             self._memories[client] = remembered(self._grid.contexts[client + 1])
+            self._requests[client] = message.content
 
     def __call__(self, client: int, round_: int, item: str, request: RecordDict) -> Mapping[str, Tensor]:
         """Tensors by the path that an observation has for them."""
@@ -53,11 +56,13 @@ class Witness:
             return {"own/images": private.batch.images, "own/labels": private.batch.labels}
         raise ValueError(f"no witness for '{item}'")
 
-    def update(
-        self, client: int, round_: int, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
-    ) -> Mapping[str, Tensor]:
-        """The update of a client in the round that is going on, after its defenses and before any masking."""
-        return self._again(client, round_, parameters, buffers)[0]
+    def update(self, client: int, round_: int) -> Mapping[str, Tensor]:
+        """The update of a client in the round that is going on, after its defenses and before any masking, from the
+        parameters that it was really sent.
+        """
+        request = self._requests[client]
+        parameters = flower.tensors_in(request, protocol.ARRAYS)
+        return self._again(client, round_, parameters, flower.tensors_in(request, protocol.BUFFERS))[0]
 
     def _sent(
         self, client: int, round_: int, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]

@@ -59,7 +59,10 @@ class Rounds:
         }
         self.strategy = experiment.server.strategy.settings.build()
         mode = experiment.server.secure_aggregation
-        self._secure = SecureCollector(mode, terms_of(experiment, federation, self.model), on_total) if mode else None
+        self._secure: SecureCollector | None = None
+        if mode is not None:
+            terms = terms_of(experiment, federation, self.model)
+            self._secure = SecureCollector(mode, terms, experiment.server.min_clients, on_total)
         # Epsilon and delta of each client that trains privately, as it last said.
         self._spent: dict[int, tuple[float, float]] = {}
 

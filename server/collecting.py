@@ -75,8 +75,9 @@ def collect(grid: Grid, messages: Sequence[Message], sent: Broadcast) -> Collect
 class SecureCollector:
     """Rounds of secure aggregation: the server's half of a mode, over a grid's messages."""
 
-    def __init__(self, mode: Component, terms: Terms, on_total: OnTotal | None = None) -> None:
-        self._mode, self._terms, self._on_total = mode, terms, on_total
+    def __init__(self, mode: Component, terms: Terms, least: int = 1, on_total: OnTotal | None = None) -> None:
+        """least: with fewer vectors than the experiment requires (`server.min_clients`) a sum is not even opened."""
+        self._mode, self._terms, self._least, self._on_total = mode, terms, least, on_total
         self._half = plugins.load("unmaskings", mode.name)
 
     def collect(self, number: int, grid: Grid, messages: Sequence[Message], sent: Broadcast) -> Collected:
@@ -108,6 +109,8 @@ class SecureCollector:
                     taken.append(client)
                 except ProtocolError as problem:
                     left.setdefault(client, str(problem))
+            if len(taken) < self._least:
+                raise RoundClosed(f"{len(taken)} vectors came, and server.min_clients = {self._least} are required")
             total = half.open(ask)
         except RoundClosed as reason:
             return self._closed(str(reason), sorted(requests), taken, left)

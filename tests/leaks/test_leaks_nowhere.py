@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from canaries import Canary
+from flwr.app import Context
 from leak_rules import Cell
 from leaking import GAP, ITEMS, MODES, WITHOUT_MIXING, Federation, Played, cells, play, told
 
@@ -165,7 +166,7 @@ def test_a_client_that_drops_out(
 ) -> None:
     """Of a client whose vector is missing the shares of its key are opened, of all others those of their seeds."""
 
-    def leaves(experiment: Experiment, client: int, round_: int, now: str) -> None:
+    def leaves(experiment: Experiment, client: int, round_: int, now: str, context: Context) -> None:
         if client == 2 and now == stage:
             raise DroppedOut("as the test has it")
 
