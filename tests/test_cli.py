@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -118,7 +119,11 @@ def test_check_says_who_sees_what(valid: str, capsys: Capture) -> None:
     sees = [line.split(maxsplit=1)[1] for line in lines if line.startswith("  sees ")]
     granted = [line for line in lines if line.startswith("  is granted ")]
     hidden = [line for line in lines if line.startswith("  does not see ")]
-    assert "'geiping' is an eavesdropper on the link between the server and client 0." in answer.out
+    said = (
+        "'geiping' is an eavesdropper on the link between the server and client 0: it attacks client 0 in round 1 and"
+    )
+    assert f"{said} changes no message." in lines
+    assert answer.out.count("global model") == 1, "what the lines below say, no paragraph says as well"
     assert len(sees) == 5
     assert any("update" in line for line in sees)
     assert any("global model" in line for line in sees)
@@ -164,6 +169,72 @@ def test_check_as_json_holds_the_resolved_experiment_and_the_threat_models(valid
     assert view["knows"] == ["the labels of the private batch"]
     assert "which defenses the client uses, with their settings" in view["does_not_see"]
     assert not set(view["sees"]) & set(view["does_not_see"])
+    assert found["notes"] == []
+
+
+SECURE = """
+[server.secure_aggregation]
+name = "secagg+"
+
+[[adversaries]]
+id = "cabal"
+name = "geiping"
+vantage = "server"
+targets = [0, 1]
+rounds = [1]
+knows = ["labels"]
+"""
+
+
+def check_secure(capsys: Capture, folder: Path, *settings: str) -> list[str]:
+    file = folder / "experiment.toml"
+    file.write_text(document({("clients", "count"): "10"}, tail=SECURE))
+    answer = ask(capsys, "check", str(file), *(part for one in settings for part in ("--set", one)))
+    assert (answer.code, answer.err) == (0, "")
+    return answer.out.splitlines()
+
+
+def noted(lines: list[str]) -> list[str]:
+    return [line.split(maxsplit=1)[1] for line in lines if line.startswith("  note ")]
+
+
+def test_check_says_what_secure_aggregation_withstands_and_what_exceeds_it(tmp_path: Path, capsys: Capture) -> None:
+    lines = check_secure(capsys, tmp_path)
+    made = "it withstands up to 10 % of the clients working together with a malicious server, and 30 % dropping out"
+    assert f"    {made}" in lines
+    assert noted(lines) == ["what is attacked is the sum of all clients of the round, not clients 0 and 1 alone"]
+    assert "  does not see  any single client's update" in lines
+    assert not noted(check_secure(capsys, tmp_path, "clients.dropout=0.3", 'adversaries.0.targets="all"'))
+    (gone,) = noted(check_secure(capsys, tmp_path, "clients.dropout=0.31", 'adversaries.0.targets="all"'))
+    assert gone.startswith("clients.dropout = 0.31 is more than the dropout = 0.3 that")
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        (["adversaries.0.colluders=[9]"], "9 honest clients: only their sum is known"),
+        (["adversaries.0.colluders=[9]", "clients.per_round=9"], "8 to 9 honest clients: only their sum is known"),
+        (
+            ["adversaries.0.colluders=[9]", "clients.dropout=0.1"],
+            "9 honest clients: only their sum is known, unless all but one drop out",
+        ),
+        (
+            ["adversaries.0.colluders=[1,2,3,4,5,6,7,8,9]", "adversaries.0.targets=[0]"],
+            "1 honest client: what is left of the sum is the update of client 0",
+        ),
+        (
+            ["adversaries.0.colluders=[2,3,4,5,6]", "clients.per_round=6"],
+            "up to 5 honest clients in a round: only their sum is known, unless there is just one",
+        ),
+    ],
+)
+def test_check_counts_the_honest_clients(settings: list[str], note: str, tmp_path: Path, capsys: Capture) -> None:
+    lines = check_secure(capsys, tmp_path, *settings, 'adversaries.0.derive="collusion"')
+    assert note in noted(lines)
+    assert "  does not see  any other client's update" in lines
+    exceeds = [line for line in noted(lines) if re.search(r"colluders? in rounds of", line)]
+    assert len(exceeds) == ("colluders=[9]" not in settings[0] or "per_round" in settings[-1])
+    assert any("works together with client" in line and "derives single updates by collusion" in line for line in lines)
 
 
 def test_check_writes_nothing(valid: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

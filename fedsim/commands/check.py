@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 
 from fedsim.adversaries import threat
+from fedsim.commands import views
 from fedsim.experiment import Experiment
 from fedsim.experiment_file import as_table, read
 from fedsim.report import aggregation
@@ -21,24 +23,31 @@ def run(options: argparse.Namespace) -> int:
     if sweep_files.is_sweep(options.experiment):
         return _sweep(options)
     experiment = read(options.experiment, options.settings, rules=[threat.check])
-    views = threat.describe(experiment)
+    seen = threat.describe(experiment)
     if options.json:
         facts = known_facts(experiment)
         summed = {"secure_aggregation": facts} if facts else {}
-        print(json.dumps({"experiment": as_table(experiment), **summed, "who_sees_what": views}, indent=2))
+        told = {"experiment": as_table(experiment), **summed, "who_sees_what": seen, "notes": views.notes(experiment)}
+        print(json.dumps(told, indent=2))
         return 0
     print(f"{options.experiment}: valid")
     print(f"  {_summary(experiment)}")
-    for line in [*_summed(experiment), *_defended(experiment)]:
+    notes = views.notes(experiment)
+    for line in [*_summed(experiment), *_noted(notes, None), *_defended(experiment)]:
         print(f"  {line}")
-    if not views:
+    if not seen:
         print("\nNo adversary.")
-    for view in views:
-        print(f"\n{view['words']}")
-        for title, key in (("sees", "sees"), ("is granted", "knows"), ("does not see", "does_not_see")):
-            for item in view[key]:  # type: ignore[attr-defined]
-                print(f"  {title:12}  {item}")
+    for entry, view in zip(experiment.adversaries, seen, strict=True):
+        print(f"\n{views.sentence(entry)}")
+        for title, item in views.items(view):
+            print(f"  {title:12}  {item}")
+        for line in _noted(notes, entry.id):
+            print(f"  {line}")
     return 0
+
+
+def _noted(notes: Sequence[Mapping[str, str | None]], adversary: str | None) -> list[str]:
+    return [f"{'note':12}  {note['text']}" for note in notes if note["adversary"] == adversary]
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -61,7 +70,7 @@ def _summary(experiment: Experiment) -> str:
     clients = experiment.clients
     drawn = f", {clients.per_round} a round" if clients.per_round else ""
     return (
-        f"{experiment.rounds} rounds of {clients.algorithm} with {experiment.server.strategy.name}, "
+        f"{counted(experiment.rounds, 'round')} of {clients.algorithm} with {experiment.server.strategy.name}, "
         f"{clients.count} clients{drawn}, batches of {clients.batch_size}, "
         f"{experiment.model.name} on {experiment.data.dataset.name} ({experiment.data.partition.name}), "
         f"seed {experiment.seed}"
@@ -75,7 +84,10 @@ def _summed(experiment: Experiment) -> list[str]:
         return []
     line = aggregation.line(facts["name"], facts, drawn(experiment))
     unknown = "" if "error_bound" in facts else "; by how much a mean is off depends on the data's split"
-    return [line + unknown, *(f"  but {item}" for item in facts.get("trust", ()))]
+    mode = experiment.server.secure_aggregation
+    promise = aggregation.withstands(mode.describe()) if mode else ""
+    made_for = [f"  it withstands {promise}"] if promise else []
+    return [line + unknown, *made_for, *(f"  but {item}" for item in facts.get("trust", ()))]
 
 
 def _defended(experiment: Experiment) -> list[str]:

@@ -132,7 +132,9 @@ def derived(facts: Table, clients: int | None, cut_off: float | None = None) -> 
 def _but(cut_off: float | None) -> str:
     if cut_off is None or cut_off <= MUCH:
         return ""
-    return f", except where values were cut off (up to {share(cut_off)} of those in a sum): the bound does not hold there"
+    return (
+        f", except where values were cut off (up to {share(cut_off)} of those in a sum): the bound does not hold there"
+    )
 
 
 def withstands(settings: Mapping[str, Any]) -> str:

@@ -86,7 +86,7 @@ def derived_cells(lines: Iterable[Derived | Mapping[str, Any]]) -> Cells:
     Targets of which one adversary derived nothing share a row, behind those of which somebody derived something.
     """
     read = [line if isinstance(line, Derived) else derived_of(line) for line in lines]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in read:
         if one.nothing:
             continue

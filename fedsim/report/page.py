@@ -17,6 +17,7 @@ from fedsim.errors import FedsimError
 from fedsim.report import aggregation, charts, words
 from fedsim.report.derived import NOTHING, derived_cells, meaning
 from fedsim.report.formats import MISSING, counted, duration, finite, fixed, numbered, plain, significant, whole
+from fedsim.report.headline import headline
 from fedsim.report.leaving import closing, grouped, named
 from fedsim.report.noting import noted
 from fedsim.report.pictures import COLUMNS, layout, parted
@@ -127,7 +128,7 @@ def context(run: Run) -> dict[str, Any]:
         "style": Markup((HERE / "style.css").read_text(encoding="utf-8")),
         "name": run.name,
         "setup": words.setup(run),
-        "headline": words.headline(run),
+        "headline": headline(run),
         "stamp": _stamp(run),
         "state": words.state(run),
         "gaps": run.gaps,

@@ -23,8 +23,8 @@ class Secure:
     """What is recorded of a round's secure aggregation.
 
     survivors: how many clients are in the sum; None if none was opened. clipped: how many values were cut off before
-    they were summed. unopened: clients whose part arrived, but that did not help to open the sum, or refused to. cut_off:
-    of a round that closed, those that had replied, and whose replies came to nothing.
+    they were summed. unopened: clients whose part arrived, but that did not help to open the sum, or refused to.
+    cut_off: of a round that closed, those that had replied when it did.
     """
 
     mode: str = ""

@@ -40,7 +40,7 @@ class Threat:
 def threats(run: Run) -> list[Threat]:
     """All that took part, as far as any file tells."""
     sights = {sight.adversary: sight for sight in run.sights}
-    entries = {_id(entry): entry for entry in tables(run.experiment.get("adversaries"))}
+    entries = {words.id_of(entry): entry for entry in tables(run.experiment.get("adversaries"))}
     for attack in run.attacks:  # Without an experiment file, the attacks still tell who stood where.
         if attack.entry not in entries:
             hits = [other for other in run.attacks if other.entry == attack.entry]
@@ -67,10 +67,10 @@ def _threat(run: Run, name: str, entry: Table, sight: Sight) -> Threat:
     return Threat(
         id=name,
         place=words.PLACES.get(place, "place unknown"),
-        words=sight.words or words.vantage(entry, sight, run),
+        words=words.unseen([sight.words], bool(colluders))[0] or words.vantage(entry, sight, run),
         sees=words.wordings(sight.sees, words.SIGHTS),
         knows=words.wordings(sight.knows or strings(entry.get("knows")), words.KNOWLEDGE),
-        does_not_see=words.wordings(sight.does_not_see, words.SIGHTS),
+        does_not_see=words.unseen(words.wordings(sight.does_not_see, words.SIGHTS), bool(colluders)),
         powers=words.wordings(powers, words.POWERS),
         colluders=numbered(list(colluders), "client") if colluders else "",
         derive=_component(entry.get("derive")) or sight.derive,
@@ -96,7 +96,3 @@ def _component(value: object) -> str:
     settings = {key: one for key, one in table(value).items() if key != "name"}
     name = text(value) or text(table(value).get("name"))
     return f"{name} ({plain(settings)})" if name and settings else name
-
-
-def _id(entry: Table) -> str:
-    return text(entry.get("id")) or text(entry.get("name")) or "unnamed"

@@ -191,3 +191,21 @@ def test_too_coarse_a_sum_is_refused_with_the_remedy() -> None:
         from_table(table)
     table["server"]["secure_aggregation"] = {"name": "ideal", "bits": 64}
     from_table(table)
+
+
+@pytest.mark.parametrize("mode", ["ideal", "secagg+"])
+def test_with_fewer_than_min_clients_no_sum_is_opened(small: Make, tmp_path: Path, mode: str) -> None:
+    """A sum that moves no model would be of use to nobody but an adversary."""
+    experiment = small(
+        rounds=8,
+        clients={"count": 5, "dropout": 0.15},
+        server={"secure_aggregation": mode, "min_clients": 5},
+        adversaries=[{"name": "dlg", "vantage": "server", "targets": "all", "rounds": "all", "iterations": 1}],
+        runtime={"isolation": "none"},
+        scores={"lpips": "off"},
+    )
+    outcome = simulate(experiment, RunFolder.create(tmp_path / "run"), Silent())
+    closed = [record for record in outcome.rounds if record.skipped]
+    assert any("server.min_clients = 5 are required" in str(record.skipped) for record in closed)
+    assert 0 < len(closed) < 8
+    assert {line["round"] for line in outcome.attacks} == set(range(1, 9)) - {record.round for record in closed}

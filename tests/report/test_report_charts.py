@@ -61,6 +61,13 @@ def test_an_objective_above_zero_is_logarithmic_and_others_are_not() -> None:
     assert charts.objective([], name="x", low=math.nan, high=math.nan) is None
 
 
+@pytest.mark.parametrize(("worst", "shown"), [(0.1, True), (-0.2, False), (-0.7, False)])
+def test_the_scale_leaves_out_a_number_that_would_run_into_its_words(worst: float, shown: bool) -> None:
+    drawn = str(charts.scale([charts.Lane("", 0.4, [worst])], name="x"))
+    assert (">0.75<" in drawn) is shown
+    assert "1 identical" in drawn and ">0.5<" in drawn
+
+
 def test_the_scale_marks_every_image_and_keeps_negatives_inside() -> None:
     drawing = parsed(
         charts.scale([charts.Lane("", 0.4, [-0.2, 0.5, math.nan]), charts.Lane("b", math.nan, [])], name="x")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
 import re
 import subprocess
@@ -11,12 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from outline import Outline
+from PIL import Image
 
 import fedsim.report
 from fedsim.errors import FedsimError, InputError
 from fedsim.report.page import render
+from fedsim.report.pictures import BLOCK_GAP, comparison
 from fedsim.report.reading import EARLY, PARTLY, read
 
 
@@ -106,9 +111,57 @@ def test_a_file_that_is_missing_empty_or_garbage_is_named(run: Path, name: str) 
     (run / name).write_bytes(b"\xff\x00{[ nothing of the kind")
     assert name in words_of(page_of(run))
     (run / name).write_text("")
-    assert f"{name} is empty" in words_of(page_of(run))
+    # A run that made no attack has an empty file of them.
+    assert (f"{name} is empty" in words_of(page_of(run))) == (name != "attacks.jsonl")
     (run / name).unlink()
     assert f"{name} is missing" in words_of(page_of(run))
+
+
+def test_attacks_are_missing_only_where_there_should_have_been_some(run: Path) -> None:
+    (run / "attacks.jsonl").unlink()
+    manifest = json.loads((run / "manifest.json").read_text()) | {"exit": 0}
+    said = "attacks.jsonl is missing"
+    (run / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    assert said in words_of(page_of(run))
+    (run / "manifest.json").write_text(json.dumps(manifest | {"status": "done"}))
+    assert said not in words_of(page_of(run))
+    (run / "jobs").mkdir(exist_ok=True)
+    (run / "jobs" / "a.json").write_text("{}")
+    assert said in words_of(page_of(run))
+    text = (run / "experiment.toml").read_text()
+    (run / "experiment.toml").write_text(text.partition("[[adversaries]]")[0])
+    (run / "manifest.json").write_text(json.dumps(manifest | {"status": "running", "who_sees_what": []}))
+    assert said not in words_of(page_of(run))
+
+
+def test_without_an_attack_there_is_neither_a_table_of_scores_nor_an_objective(run: Path) -> None:
+    (run / "attacks.jsonl").write_text("")
+    page = page_of(run)
+    for words in ('id="scores"', 'href="#scores"', 'id="objective"', "No scores are recorded"):
+        assert words not in page
+    assert "There is no reconstruction to show" in page
+
+
+def test_hundreds_of_images_are_folded_behind_the_first(run: Path, make_attack: Callable[..., Any]) -> None:
+    """48 images are three pairs of rows: two of them open, the third in a fold, and nothing lost between."""
+    truth = np.arange(48, dtype=np.uint8)[:, None, None, None] + np.zeros((48, 1, 28, 28), dtype=np.uint8)
+    comparison(truth, 255 - truth, run / "reconstructions" / "many.png")
+    one = make_attack(images=48, batch=48, picture="reconstructions/many.png", per_image={})
+    rewrite(run, "attacks.jsonl", one)
+    page = page_of(run)
+    assert "16 more images" in words_of(page)
+    parts = []
+    for source in re.findall(r"data:image/png;base64,([^\"]+)", page):
+        with Image.open(io.BytesIO(base64.b64decode(source))) as image:
+            parts.append(np.asarray(image))
+    whole = np.asarray(Image.open(run / "reconstructions" / "many.png"))
+    first, second = parts
+    gap = len(whole) - len(first) - len(second)
+    assert gap == BLOCK_GAP
+    assert (whole[: len(first)] == first).all() and (whole[len(first) + gap :] == second).all()
+    assert (whole[len(first) : len(first) + gap, :, 1] == 0).all()
+    rewrite(run, "attacks.jsonl", one | {"images": 32, "batch": 32})
+    assert "more images" not in words_of(page_of(run))
 
 
 @pytest.mark.parametrize("kept", ["experiment.toml", "manifest.json", "rounds.jsonl", "attacks.jsonl"])

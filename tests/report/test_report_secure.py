@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import pytest
 from outline import Outline
 
 import fedsim.report
+from fedsim.adversaries import threat
 from fedsim.commands.ending import show
-from fedsim.report import aggregation, diagram
+from fedsim.report import aggregation, diagram, words
 from fedsim.report.derived import derived_text
 from fedsim.report.leaving import grouped, named, said
 from fedsim.report.page import render
@@ -134,9 +135,9 @@ def test_equal_reasons_are_one_group_whoever_tells_of_himself() -> None:
 # --- the rounds ----------------------------------------------------------------------------------------------------
 
 
-def test_rounds_say_how_many_are_in_the_sum_which_are_closed_and_who_was_late() -> None:
+def test_rounds_say_how_many_are_in_the_sum_which_are_closed_and_who_did_not_open_it() -> None:
     text = rounds_text(ROUNDS).splitlines()
-    assert re.split(r"\s{2,}", text[0].strip())[:5] == ["round", "clients", "dropped", "in the sum", "late"]
+    assert re.split(r"\s{2,}", text[0].strip())[:5] == ["round", "clients", "dropped", "in the sum", "did not open"]
     assert re.split(r"\s{2,}", text[1].strip())[:5] == ["0", "-", "0", "-", "0"]
     assert re.split(r"\s{2,}", text[2].strip())[:5] == ["1", "9", "1 [1]", "9", "1 [2]"]
     assert re.split(r"\s{2,}", text[3].strip())[:5] == ["2", "6", "3 [3]", "closed [4]", "0"]
@@ -151,8 +152,35 @@ def test_rounds_say_how_many_are_in_the_sum_which_are_closed_and_who_was_late() 
 def test_columns_of_secure_aggregation_are_there_only_where_they_say_something() -> None:
     assert "in the sum" not in rounds_text([{"round": 1, "clients": [0, 1]}])
     head = rounds_text([{"round": 1, "clients": [0, 1], "secure": OPENED}]).splitlines()[0]
-    assert "in the sum" in head and "late" not in head and "cut off" not in head
+    assert "in the sum" in head and "did not open" not in head and "cut off" not in head
     assert "cut off" in rounds_text([{"round": 1, "clients": [0, 1], "secure": OPENED | {"clipped": 3}}])
+
+
+def test_runs_of_before_say_late_where_unopened_is_meant() -> None:
+    old = OPENED | {"late": {"2": "no reply"}}
+    new = OPENED | {"unopened": {"2": "no reply"}}
+    lines = [rounds_text([{"round": 1, "clients": [0, 2], "secure": one}]) for one in (old, new)]
+    assert lines[0] == lines[1] and "client 2 sent what goes into the sum" in lines[0]
+
+
+def test_those_that_a_closing_round_leaves_out_are_no_dropouts() -> None:
+    closed = ROUNDS[2] | {"dropouts": [], "secure": {"mode": "secagg+", "sent": 0, "cut_off": [0, 2, 3, 5]}}
+    row, note = rounds_text([closed]).splitlines()[1:]
+    assert re.split(r"\s{2,}", row.strip())[2:4] == ["0", "closed [1]"]
+    assert note == f"[1] {CLOSED}; clients 0, 2, 3 and 5 had replied when it closed"
+
+
+def test_what_was_cut_off_is_told_as_a_share(secure: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 9 clients with 2,413 entries each, 21,717 values; above one in a hundred, no bound is given for them."""
+    for clipped, part, qualified in ((20, "less than 0.1 %", False), (2000, "9.2 %", True)):
+        write_lines(secure / "rounds.jsonl", [{"round": 1, "secure": OPENED | {"clipped": clipped}}])
+        page = words_of(secure)
+        assert f"{clipped:,} values beyond ±4 were cut off before the sum, in round 1: {part} of the 21,717" in page
+        assert ("the bound does not hold there" in page) is qualified
+        show(RunFolder(secure))
+        out = " ".join(capsys.readouterr().out.split())
+        assert f"{clipped:,} ({part})" in out and "were cut off before the sum" in out
+        assert ("the bound does not hold there" in out) is qualified
 
 
 def test_a_round_that_was_skipped_says_why_without_secure_aggregation_too() -> None:
@@ -194,7 +222,10 @@ def test_the_page_says_what_was_chosen_what_follows_and_what_came_of_it(secure: 
 
 def test_values_that_were_cut_off_are_counted(secure: Path) -> None:
     write_lines(secure / "rounds.jsonl", [{"round": n, "secure": OPENED | {"clipped": n}} for n in (0, 1, 2)])
-    assert "3 values beyond ±4 were cut off before the sum, in rounds 1 and 2." in words_of(secure)
+    assert (
+        "3 values beyond ±4 were cut off before the sum, in rounds 1 and 2: less than 0.1 % of the 43,434 in them."
+        in words_of(secure)
+    )
 
 
 def test_trouble_names_closed_rounds_dropouts_and_late_clients(secure: Path) -> None:
@@ -266,13 +297,15 @@ def test_an_update_of_several_rounds_says_which() -> None:
 def test_no_value_of_the_new_keys_breaks_the_page(secure: Path, value: Any) -> None:
     write_lines(secure / "derived.jsonl", [value, *({**DERIVED, key: value} for key in DERIVED), {}])
     lines: list[Any] = [{**ROUNDS[2], "round": 9, "secure": value, "skipped": value}]
-    for number, key in enumerate(("mode", "survivors", "clipped", "late", "sent")):
+    for number, key in enumerate(("mode", "survivors", "clipped", "late", "unopened", "cut_off", "sent")):
         lines.append({**ROUNDS[1], "round": number, "secure": {**OPENED, key: value}})
     write_lines(secure / "rounds.jsonl", [*lines, {"round": 10, "secure": {"late": {"x": value, "9" * 5000: value}}}])
     manifest = json.loads((secure / "manifest.json").read_text())
     sight = {"adversary": "x", "colluders": value, "derive": value, "threat_model": value}
     for facts in (value, *({**FACTS, key: value} for key in FACTS), {"name": "m", "trust": value}):
-        content = json.dumps(manifest | {"secure_aggregation": facts, "who_sees_what": [sight]})
+        content = json.dumps(
+            manifest | {"secure_aggregation": facts, "who_sees_what": [sight], "notes": [value, {"text": value}]}
+        )
         (secure / "manifest.json").write_text(content)
         Outline(render(read(secure)))
 
@@ -289,6 +322,86 @@ def test_foreign_strings_are_shown_and_not_obeyed(secure: Path) -> None:
     assert page.count("&lt;script&gt;") >= 8
 
 
+def nothing(adversary: str, client: int) -> dict[str, Any]:
+    keys = ("round", "error_bound", "largest_error", "relative_error", "cosine", "facts")
+    return {"adversary": adversary, "derivation": "prying", "client": client, **dict.fromkeys(keys), "nothing": True}
+
+
+def test_of_whom_nothing_was_derived_is_a_row_too() -> None:
+    text = derived_text([nothing("a", 2), DERIVED, nothing("b", 2), nothing("a", 4)]).splitlines()
+    rows = [re.split(r"\s{2,}", line)[:4] for line in text[1:]]
+    assert rows == [
+        ["cabal", "collusion", "0", "1"],
+        ["a", "prying: nothing derived", "2 and 4", "-"],
+        ["b", "prying: nothing derived", "2", "-"],
+    ]
+
+
+def test_attempts_that_came_to_nothing_are_the_headline(secure: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (secure / "attacks.jsonl").write_text("")
+    entries = [f'[[adversaries]]\nid = "{name}"\nvantage = "server"\ntargets = [2]\n' for name in "abcd"]
+    (secure / "experiment.toml").write_text(
+        EXPERIMENT.format(mode=SETTINGS).partition("[[adversaries]]")[0] + "".join(entries)
+    )
+    write_lines(secure / "derived.jsonl", [nothing(name, 2) for name in "abcd"])
+    page = words_of(secure)
+    assert "4 adversaries tried to single out client 2; none succeeded." in page
+    assert "4 attempts, nothing derived" in page.partition("Who took part")[2]
+    assert "means that the client's update was recovered" not in page and "is missing" not in page
+    show(RunFolder(secure))
+    out = capsys.readouterr().out
+    assert out.count("nothing derived") == 4 and "recovered" not in out
+    # Of one adversary, and of one among several that did nothing.
+    write_lines(secure / "derived.jsonl", [nothing("a", 2)])
+    assert "1 of 4 adversaries tried to single out client 2; it did not succeed." in words_of(secure)
+
+
+def test_the_headline_says_from_which_rounds_and_of_whom_nothing(
+    secure: Path, make_attack: Callable[..., dict[str, Any]]
+) -> None:
+    facts = {"by": "differencing", "rounds": [1, 2, 3]}
+    one = DERIVED | {"derivation": "differencing", "round": 3, "facts": facts}
+    write_lines(secure / "derived.jsonl", [one, nothing("cabal", 5)])
+    write_lines(secure / "attacks.jsonl", [make_attack(adversary="cabal", vantage="server", client=0, round=3)])
+    assert (
+        "1 adversary at the server attacked 1 client in round 3, through updates derived from what rounds 1 to 3 "
+        "showed (differencing). It tried to single out client 5, too, without success."
+    ) in words_of(secure)
+
+
+def test_notes_stand_beside_what_was_derived(secure: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "client 0 is determined by the sums up to round 3"
+    manifest = json.loads((secure / "manifest.json").read_text())
+    manifest["notes"] = [{"adversary": "cabal", "about": "collusion", "text": told}, {"text": ""}, None]
+    (secure / "manifest.json").write_text(json.dumps(manifest))
+    page = words_of(secure)
+    section = page.partition("Updates that adversaries derived")[2].partition("Threat model")[0]
+    assert f"'cabal' (collusion) : {told}" in section
+    assert told not in page.partition("What went wrong")[2]
+    show(RunFolder(secure))
+    assert f"'cabal' (collusion): {told}" in capsys.readouterr().out
+    manifest["notes"] *= 30
+    (secure / "manifest.json").write_text(json.dumps(manifest))
+    show(RunFolder(secure))
+    assert "and 18 more in manifest.json" in capsys.readouterr().out
+
+
+def test_labels_that_were_granted_are_given_and_no_score(
+    secure: Path, make_attack: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    attacks = [make_attack(adversary="cabal", label_accuracy=1.0), make_attack(adversary="b", label_accuracy=0.75)]
+    write_lines(secure / "attacks.jsonl", attacks)
+    text = (secure / "experiment.toml").read_text()
+    (secure / "experiment.toml").write_text(text.replace("targets = [0]", 'targets = [0]\nknows = ["labels"]'))
+    show(RunFolder(secure))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "geiping" in line or "75 %" in line]
+    assert any("75" in row for row in rows)
+    show(RunFolder(secure))
+    out = capsys.readouterr().out
+    (given,) = [line for line in out.splitlines() if "given" in line]
+    assert given.split()[0] == "cabal"
+
+
 # --- the threat model ----------------------------------------------------------------------------------------------
 
 
@@ -301,6 +414,16 @@ def test_a_threat_names_its_colluders_its_derivation_and_its_model(secure: Path)
     settings = words.partition("Settings of the attack")[2].split("geiping-aware")[0]
     assert settings.split()[:4] == ["attack", "geiping", "iterations", "60"]
     assert "hides" not in settings
+
+
+def test_with_colluders_it_is_other_clients_whose_updates_are_not_seen(secure: Path) -> None:
+    assert threat.SINGLE == words.SINGLE
+    said = f"It does not see {words.SINGLE}."
+    manifest = json.loads((secure / "manifest.json").read_text())
+    manifest["who_sees_what"] = [{"adversary": "cabal", "words": said, "does_not_see": [words.SINGLE]}]
+    (secure / "manifest.json").write_text(json.dumps(manifest))
+    page = words_of(secure)
+    assert page.count("any other client's update") == 2 and words.SINGLE not in page
 
 
 def test_the_drawing_shows_the_sum_the_colluders_and_that_the_server_is_malicious(secure: Path) -> None:
