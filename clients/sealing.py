@@ -59,7 +59,9 @@ def with_metrics(experiment: Experiment, sealed: RecordDict, numbers: MetricReco
 
 
 def leave(experiment: Experiment, client: int, round_: int, stage: str, context: Context) -> None:
-    """Forget the round's secrets, and raise DroppedOut, where `clients.dropout` has the client leave the round at this stage or before it."""
+    """Forget the round's secrets and raise DroppedOut, where `clients.dropout` has the client leave the round at this
+    stage or before it.
+    """
     rate, mode = experiment.clients.dropout, experiment.server.secure_aggregation
     if not rate:
         return

@@ -77,4 +77,6 @@ class Prying:
         """Nothing: what is asked for is not given."""
         from fedsim.adversaries.base import Derived
 
-        return Derived((), (f"'{self.trick}' gives no single update; the round's line in rounds.jsonl says who refused what",))
+        return Derived(
+            (), (f"'{self.trick}' gives no single update; the round's line in rounds.jsonl says who refused what",)
+        )
