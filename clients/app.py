@@ -60,12 +60,9 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
         numbers[protocol.EPSILON], numbers[protocol.DELTA] = spent
     if experiment.server.secure_aggregation is not None:
         half = sealing.half(experiment, round_, context)
-        sealed = half.seal(
-            Contribution(update.tensors, statistics, examples, trained.steps),
-            content.config_records.get(RECORD),
-            binding(parameters, sent),
-        )
-        sealing.remember(half, context)
+        what = Contribution(update.tensors, statistics, examples, trained.steps)
+        along = content.config_records.get(RECORD)
+        sealed = sealing.sealed(half, what, along, binding(parameters, sent), context)
         reply = sealing.with_metrics(experiment, sealed, numbers)
     else:
         reply = RecordDict({protocol.UPDATE: flower.to_record(update.tensors)})

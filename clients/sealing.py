@@ -9,7 +9,7 @@ from fedsim import plugins, protocol, seeding
 from fedsim.clients.workbench import workbench
 from fedsim.experiment import Experiment
 from fedsim.grids.inline import client_at
-from fedsim.secagg.base import ROUND, DroppedOut, Masking, Refused
+from fedsim.secagg.base import ROUND, Contribution, DroppedOut, Masking, Refused
 
 _MEMORY = "secure-aggregation"
 _OWNER = "secure-aggregation-round"
@@ -45,6 +45,19 @@ def _last_round(context: Context) -> int:
 def remember(half: Masking, context: Context) -> None:
     """Keep what the half must know at its next message. Flower keeps a client's state, and shows it to nobody."""
     context.state[_MEMORY] = half.memory
+
+
+def sealed(half: Masking, what: Contribution, along: ConfigRecord | None, model: bytes, context: Context) -> RecordDict:
+    """What leaves the client in the place of its update. A client that cannot seal it, or refuses, is out of the round
+    and forgets the round's secrets.
+    """
+    try:
+        out = half.seal(what, along, model)
+    except Exception:
+        context.state[_MEMORY] = ConfigRecord()
+        raise
+    remember(half, context)
+    return out
 
 
 def with_metrics(experiment: Experiment, sealed: RecordDict, numbers: MetricRecord) -> RecordDict:
