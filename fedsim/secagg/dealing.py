@@ -13,6 +13,7 @@ from typing import Self
 from flwr.app import ConfigRecord
 
 from fedsim.errors import ProtocolError
+from fedsim.secagg import records
 from fedsim.secagg.base import ROUND
 from fedsim.secagg.keys import KEY, Context, agree, derive_key
 
@@ -35,7 +36,7 @@ class PublicKey:
 
     @classmethod
     def read(cls, record: ConfigRecord) -> Self:
-        return cls(_number(record), _bytes(record, PUBLIC, KEY))
+        return cls(_round(record), records.exact_bytes(record, PUBLIC, KEY))
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,11 @@ class Members:
 
     @classmethod
     def read(cls, record: ConfigRecord) -> Self:
-        clients, publics = _clients(record), record.get("publics")
-        if not isinstance(publics, list) or len(publics) != len(clients):
-            raise ProtocolError(f"'publics' is not a list of {len(clients)} keys")
-        found = [one for one in publics if isinstance(one, bytes) and len(one) == KEY]
+        clients = _clients(record)
+        found = records.keys(record, "publics", len(clients))
         if len(set(found)) != len(clients):
             raise ProtocolError(f"'publics' is not a list of keys of {KEY} bytes, each another")
-        return cls(_number(record), dict(zip(clients, found, strict=True)))
+        return cls(_round(record), dict(zip(clients, found, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,9 @@ class Dealt:
     @classmethod
     def read(cls, record: ConfigRecord, clients: set[int]) -> Self:
         """clients: who must be dealt to."""
-        return cls(_number(record), {client: _bytes(record, f"{ENCRYPTED}{client}") for client in sorted(clients)})
+        return cls(
+            _round(record), {client: records.any_bytes(record, f"{ENCRYPTED}{client}") for client in sorted(clients)}
+        )
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,12 @@ class Along:
     @classmethod
     def read(cls, record: ConfigRecord, to: int) -> Self:
         return cls(
-            _number(record),
+            _round(record),
             _clients(record),
-            _number(record, "dealer"),
-            _bytes(record, PUBLIC, KEY),
+            records.number(record, "dealer"),
+            records.exact_bytes(record, PUBLIC, KEY),
             to,
-            _bytes(record, f"{ENCRYPTED}{to}"),
+            records.any_bytes(record, f"{ENCRYPTED}{to}"),
         )
 
 
@@ -126,7 +127,7 @@ class Sum:
 
     @classmethod
     def read(cls, record: ConfigRecord) -> Self:
-        return cls(_number(record), _clients(record), _bytes(record, CIPHERTEXT))
+        return cls(_round(record), _clients(record), records.any_bytes(record, CIPHERTEXT))
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Opened:
     @classmethod
     def read(cls, record: ConfigRecord, size: int) -> Self:
         """size: how many values there must be."""
-        return cls(_number(record), _bytes(record, "values", 8 * size))
+        return cls(_round(record), records.exact_bytes(record, "values", 8 * size))
 
 
 def dealing_key(private: bytes, public: bytes, own: int, other: int, context: Context) -> bytes:
@@ -155,22 +156,12 @@ def dealing_header(run: int, round_: int, dealer: int, to: int) -> bytes:
     return f"fedsim ckks key/{run}/{round_}/{dealer}/{to}".encode()
 
 
-def _number(record: ConfigRecord, key: str = ROUND) -> int:
-    value = record.get(key)
-    if type(value) is not int:  # True and False are numbers for isinstance
-        raise ProtocolError(f"'{key}' is not a whole number")
-    return value
+def _round(record: ConfigRecord) -> int:
+    return records.number(record, ROUND)
 
 
 def _clients(record: ConfigRecord) -> tuple[int, ...]:
-    value = record.get("clients")
-    if not isinstance(value, list) or any(type(one) is not int for one in value) or len(set(value)) != len(value):
-        raise ProtocolError("'clients' is not a list of whole numbers, each once")
-    return tuple(value)  # type: ignore[arg-type]
-
-
-def _bytes(record: ConfigRecord, key: str, length: int | None = None) -> bytes:
-    value = record.get(key)
-    if not isinstance(value, bytes) or length not in (None, len(value)):
-        raise ProtocolError(f"'{key}' is not bytes" if length is None else f"'{key}' is not {length} bytes")
-    return value
+    found = records.numbers(record, "clients")
+    if len(set(found)) != len(found):
+        raise ProtocolError("'clients' holds a client twice")
+    return found

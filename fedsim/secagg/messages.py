@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self, TypeGuard
+from typing import Self
 
 from flwr.app import ConfigRecord
 
 from fedsim.errors import ProtocolError
 from fedsim.secagg.base import ROUND
 from fedsim.secagg.keys import KEY, NONCE, TAG
+from fedsim.secagg.records import by_client, exact_bytes, keys, number, numbers
 from fedsim.secagg.shamir import SHARE, check_share
 
 PAIR = NONCE + 2 * SHARE + TAG
@@ -27,12 +28,6 @@ DIGEST = 32
 
 CIPHER_KEY, MASK_KEY = "keys/cipher", "keys/mask"
 """The two public keys of a client: under the first, shares are encrypted to it; from the second, masks are made."""
-
-LARGEST = 2**63
-"""Numbers in messages are below it."""
-
-DIGITS = 19
-"""An id in the name of an entry has no more, and is below LARGEST."""
 
 COMMITMENT = "commitment"
 """What binds a client to its self mask, see `commitment`."""
@@ -56,7 +51,7 @@ class KeysQuery:
 
     @classmethod
     def read(cls, record: ConfigRecord) -> Self:
-        return cls(_number(record, ROUND), _numbers(record, "clients"))
+        return cls(number(record, ROUND), numbers(record, "clients"))
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,11 @@ class KeysReply:
 
     @classmethod
     def read(cls, record: ConfigRecord) -> Self:
-        return cls(_number(record, ROUND), _bytes(record, CIPHER_KEY, KEY), _bytes(record, MASK_KEY, KEY))
+        return cls(
+            number(record, ROUND),
+            exact_bytes(record, CIPHER_KEY, KEY),
+            exact_bytes(record, MASK_KEY, KEY),
+        )
 
 
 @dataclass(frozen=True)
@@ -104,15 +103,15 @@ class SharesQuery:
 
     @classmethod
     def read(cls, record: ConfigRecord) -> Self:
-        neighbours = _numbers(record, "neighbours")
+        neighbours = numbers(record, "neighbours")
         return cls(
-            _number(record, ROUND),
-            _numbers(record, "clients"),
+            number(record, ROUND),
+            numbers(record, "clients"),
             neighbours,
-            _keys(record, "cipher_keys", len(neighbours)),
-            _keys(record, "mask_keys", len(neighbours)),
-            _number(record, "threshold"),
-            _number(record, "degree"),
+            keys(record, "cipher_keys", len(neighbours)),
+            keys(record, "mask_keys", len(neighbours)),
+            number(record, "threshold"),
+            number(record, "degree"),
         )
 
 
@@ -129,7 +128,11 @@ class SharesReply:
 
     @classmethod
     def read(cls, record: ConfigRecord) -> Self:
-        return cls(_number(record, ROUND), _bytes(record, COMMITMENT, DIGEST), _by_client(record, ENCRYPTED))
+        return cls(
+            number(record, ROUND),
+            exact_bytes(record, COMMITMENT, DIGEST),
+            by_client(record, ENCRYPTED),
+        )
 
 
 @dataclass(frozen=True)
@@ -154,10 +157,10 @@ class Along:
 
     @classmethod
     def read(cls, record: ConfigRecord) -> Self:
-        encrypted, survivors = _by_client(record, ENCRYPTED), _numbers(record, "survivors")
+        encrypted, survivors = by_client(record, ENCRYPTED), numbers(record, "survivors")
         if sorted(survivors) != sorted(encrypted):
             raise ProtocolError("'survivors' are not those whose shares came along")
-        return cls(_number(record, ROUND), _number(record, "total"), encrypted)
+        return cls(number(record, ROUND), number(record, "total"), encrypted)
 
 
 @dataclass(frozen=True)
@@ -184,10 +187,10 @@ class UnmaskQuery:
     @classmethod
     def read(cls, record: ConfigRecord) -> Self:
         return cls(
-            _number(record, ROUND),
-            _numbers(record, "survivors"),
-            _numbers(record, "dropped"),
-            _number(record, "total"),
+            number(record, ROUND),
+            numbers(record, "survivors"),
+            numbers(record, "dropped"),
+            number(record, "total"),
         )
 
 
@@ -209,10 +212,10 @@ class UnmaskReply:
     @classmethod
     def read(cls, record: ConfigRecord) -> Self:
         selves, keys = (
-            {client: share for client, share in _by_client(record, prefix).items() if _is_share(client, share)}
+            {client: share for client, share in by_client(record, prefix).items() if _is_share(client, share)}
             for prefix in (OPENED_SELF, OPENED_KEY)
         )
-        return cls(_number(record, ROUND), selves, keys)
+        return cls(number(record, ROUND), selves, keys)
 
 
 def commitment(run: int, round_: int, client: int, seed: bytes) -> bytes:
@@ -242,58 +245,6 @@ def doubled(clients: Iterable[int]) -> int | None:
 
 def _named(prefix: str, values: Mapping[int, bytes]) -> dict[str, bytes]:
     return {f"{prefix}{client}": values[client] for client in sorted(values)}
-
-
-def _is_number(value: object) -> TypeGuard[int]:
-    """Whether it is a whole number that a message can carry: True and False are numbers for isinstance, and not all
-    that Python counts to fits on the way.
-    """
-    return type(value) is int and -LARGEST <= value < LARGEST
-
-
-def _number(record: ConfigRecord, key: str) -> int:
-    value = record.get(key)
-    if not _is_number(value):
-        raise ProtocolError(f"'{key}' is not a whole number")
-    return value
-
-
-def _numbers(record: ConfigRecord, key: str) -> tuple[int, ...]:
-    value = record.get(key)
-    if not isinstance(value, list) or not all(_is_number(one) for one in value):
-        raise ProtocolError(f"'{key}' is not a list of whole numbers")
-    return tuple(value)  # type: ignore[arg-type]
-
-
-def _bytes(record: ConfigRecord, key: str, length: int) -> bytes:
-    value = record.get(key)
-    if not isinstance(value, bytes) or len(value) != length:
-        raise ProtocolError(f"'{key}' is not {length} bytes")
-    return value
-
-
-def _keys(record: ConfigRecord, key: str, count: int) -> tuple[bytes, ...]:
-    value = record.get(key)
-    if not isinstance(value, list) or len(value) != count:
-        raise ProtocolError(f"'{key}' is not a list of {count} keys")
-    if any(not isinstance(one, bytes) or len(one) != KEY for one in value):
-        raise ProtocolError(f"'{key}' holds what is not {KEY} bytes")
-    return tuple(value)  # type: ignore[arg-type]
-
-
-def _by_client(record: ConfigRecord, prefix: str) -> dict[int, bytes]:
-    """The bytes under `prefix` by client."""
-    found: dict[int, bytes] = {}
-    for key, value in record.items():
-        if not key.startswith(prefix):
-            continue
-        client = key.removeprefix(prefix)
-        # Python reads no number of thousands of digits, and no client has one.
-        digits = len(client) <= DIGITS and client.isascii() and client.isdigit()
-        if not digits or str(int(client)) != client or int(client) >= LARGEST or not isinstance(value, bytes):
-            raise ProtocolError(f"'{key[:80]}' is not the bytes of a client")
-        found[int(client)] = value
-    return found
 
 
 def _is_share(client: int, share: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import fedsim.grids.flower_internals as flower
 from fedsim.errors import ProtocolError
 from fedsim.secagg.base import SEALED, Refused
 from fedsim.secagg.ciphertexts import SecretContext, covered
-from fedsim.secagg.dealing import Members
+from fedsim.secagg.dealing import Members, Sum
 
 
 def trained() -> Federation:
@@ -164,3 +165,12 @@ def test_the_noise_is_gaussian_and_fresh() -> None:
     assert (first**4).mean() == pytest.approx(3 * 0.5**4, rel=0.1)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
     assert (first == np.rint(first * 16) / 16).all()
+
+
+@pytest.mark.parametrize("bad", [2**63, -(2**63) - 1, True, "1"])
+def test_numbers_that_no_message_carries_are_refused_as_under_secagg(bad: Any) -> None:
+    """Both modes read their messages by the same rules."""
+    with pytest.raises(ProtocolError, match="is not a whole number"):
+        Sum.read({"round": bad, "clients": [0], "ciphertext": b""})  # type: ignore[arg-type]
+    with pytest.raises(ProtocolError, match="is not a list of whole numbers"):
+        Sum.read({"round": 1, "clients": [0, bad], "ciphertext": b""})  # type: ignore[arg-type]
