@@ -6,9 +6,9 @@ A job's file names the observations that it is made of by their hashes, so that 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from fedsim.adversaries.base import Job, Observation
 from fedsim.errors import FedsimError
@@ -29,6 +29,9 @@ def observation_from(data: bytes) -> Observation:
     tensors, facts = unpack(data)
     return Observation(facts["round"], facts["client"], facts["vantage"], tensors, facts["facts"])
 
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 Kind = Literal["job", "observation"]
 
@@ -108,3 +111,23 @@ class JobStore(Jobs):
                 f"{path}: the content does not match its name; the file is damaged, run the experiment again"
             )
         return data
+
+
+class Lazy(Sequence[T], Generic[P, T]):
+    """Things that are read anew whenever they are looked at, from what tells where each of them is."""
+
+    def __init__(self, read: Callable[[P], T], where: Sequence[P], places: range | None = None) -> None:
+        self._read, self._where = read, where
+        self._places = range(len(where)) if places is None else places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> Lazy[P, T]: ...
+    def __getitem__(self, place: int | slice) -> T | Lazy[P, T]:
+        if isinstance(place, slice):
+            return Lazy(self._read, self._where, self._places[place])
+        return self._read(self._where[self._places[place]])

@@ -192,7 +192,7 @@ def refusals(entry: AdversaryEntry, experiment: Experiment) -> list[str]:
     has, steps = view(entry, experiment).has, [(name, plugin)]
     if entry.derive is not None:
         steps.insert(0, (f"derivation '{entry.derive.name}'", entry.derive.settings))
-        against = _against(steps[0][1], replace(situation(entry, experiment), aggregate=is_summed(entry, experiment)))
+        against = objection(steps[0][1], replace(situation(entry, experiment), aggregate=is_summed(entry, experiment)))
         # Where it is not even shown what it works on, that says more.
         if against and steps[0][1].needs <= has:
             return [f"{steps[0][0]} does not fit this experiment (model '{experiment.model.name}'): {against}"]
@@ -231,12 +231,10 @@ def lacks(plugin: Any) -> str | None:
     return f"has no '{lacking[0]}', so it is no adversary" if lacking else None
 
 
-def _against(derivation: Any, known: Situation) -> str | None:
-    return derivation.objection(known) if hasattr(derivation, "objection") else None
-
-
 def objection(plugin: Any, known: Situation, model: nn.Module | None = None) -> str | None:
-    """Why an adversary cannot work in a situation, in its own words; None if it can. model: once there is one."""
+    """Why an adversary, or a derivation, cannot work in a situation, in its own words; None if it can. model: once
+    there is one.
+    """
     said = plugin.objection(known) if hasattr(plugin, "objection") else None
     if not said and model is not None and hasattr(plugin, "objection_to"):
         said = plugin.objection_to(model, known)

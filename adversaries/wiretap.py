@@ -134,17 +134,17 @@ class Wiretap:
 
     def _observe(self, entry: AdversaryEntry, round_: int, client: int, heard: Exchange) -> Observation:
         """One client's update, where the vantage shows it."""
-        sees = threat.view(entry, self._experiment).sees
+        view = threat.view(entry, self._experiment)
         tensors, facts = self._before_update(entry, round_, client, heard)
         assert heard.reply is not None
-        if "update" in sees:
+        if "update" in view.sees:
             tensors.update(_tensors("update", heard.reply, protocol.UPDATE))
             tensors.update(_tensors("sent_buffers", heard.reply, protocol.BUFFERS))
-        if "num_examples" in sees:
+        if "num_examples" in view.sees:
             metrics = heard.reply[protocol.METRICS]
             facts["num_examples"] = metrics[protocol.NUM_EXAMPLES]
             facts["num_steps"] = metrics[protocol.NUM_STEPS]
-        return self._made(entry, round_, client, tensors, facts, threat.view(entry, self._experiment).has)
+        return self._made(entry, round_, client, tensors, facts, view.has)
 
     def _sealed(self, entry: AdversaryEntry, round_: int, client: int, heard: Exchange) -> Observation:
         """One client under secure aggregation: its masked vector and shares, as far as the vantage shows them."""
@@ -164,11 +164,12 @@ class Wiretap:
         for client in total.clients:
             heard = self._heard[round_, client]
             tensors, facts = self._before_update(entry, round_, client, heard)
-            tensors.update({name: value for name, value in self._model(request).items() if name in tensors})
             parts.append(Observation(round_, client, entry.vantage, tensors, facts))
-            counts.append(len(self._known(client, round_, "labels", heard)["known/labels"]))
+            labels = tensors if "known/labels" in tensors else self._known(client, round_, "labels", heard)
+            counts.append(len(labels["known/labels"]))
         seen = of_total(parts, counts, total, exact=entry.derive is not None)
         tensors, facts = dict(seen.tensors), dict(seen.facts)
+        tensors.update({name: value for name, value in self._model(request).items() if name in tensors})
         if "num_examples" not in view.sees:
             del facts["num_examples"], facts["num_steps"]
         if "update" not in view.sees:

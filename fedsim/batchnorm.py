@@ -185,3 +185,9 @@ def expected_keys(policy: str, model: nn.Module) -> set[str]:
     if policy == "share_batch":
         return {f"{name}.{kind}" for name in layers(model) for kind in ("mean", "var")}
     return set()
+
+
+def expected_shapes(policy: str, model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of those, by name, in alphabetical order."""
+    found = layers(model)
+    return {key: (found[key.rpartition(".")[0]].num_features,) for key in sorted(expected_keys(policy, model))}

@@ -5,14 +5,13 @@ An adversary with a derivation gets its observations when all rounds are over; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import overload
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
 from fedsim import scoring
 from fedsim.adversaries.base import Derived, Observation
-from fedsim.adversaries.storage import JobStore
+from fedsim.adversaries.storage import JobStore, Lazy
 from fedsim.attack import Attack, clients_of
 from fedsim.attacks import attacks_on
 from fedsim.clients.workbench import Workbench
@@ -69,7 +68,7 @@ class Watch:
             if entry.derive is None:
                 continue
             try:
-                derived = entry.derive.settings.derive(_Stored(self._store, self._kept.get(entry.id, ())))
+                derived = entry.derive.settings.derive(Lazy(self._store.observation, self._kept.get(entry.id, ())))
                 self._check(derived)
             except Exception as error:
                 self._warn(
@@ -124,31 +123,8 @@ class Watch:
         """How far off one client's update, taken out of a sum, may be in a coordinate: by the rounding of its own
         integers, or by the errors of a whole sum of ciphertexts, and by that of float32.
         """
-        mode, terms = self._experiment.server.secure_aggregation, self._place.terms
-        bound = mode.settings.facts(terms).get("error_bound") if mode else None
-        if mode is None or bound is None:
+        mode = self._experiment.server.secure_aggregation
+        if mode is None:
             return None
         largest = max((float(value.abs().max()) for value in update if value.numel()), default=0.0)
-        return float(bound) * (1 if hasattr(mode.settings, "clip") else terms.clients) + largest * 2.0**-24
-
-
-class _Stored(Sequence[Observation]):
-    """Observations in the order of rounds, each read anew whenever it is looked at."""
-
-    def __init__(self, store: JobStore, addresses: Sequence[str]) -> None:
-        self._store, self._addresses = store, addresses
-
-    def __len__(self) -> int:
-        return len(self._addresses)
-
-    @overload
-    def __getitem__(self, place: int) -> Observation: ...
-    @overload
-    def __getitem__(self, place: slice) -> _Stored: ...
-    def __getitem__(self, place: int | slice) -> Observation | _Stored:
-        if isinstance(place, slice):
-            return _Stored(self._store, self._addresses[place])
-        return self._store.observation(self._addresses[place])
-
-    def __iter__(self) -> Iterator[Observation]:
-        return (self._store.observation(address) for address in self._addresses)
+        return float(mode.settings.bound_of_one(self._place.terms)) + largest * 2.0**-24

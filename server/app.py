@@ -52,11 +52,7 @@ class Rounds:
             name: value.detach().cpu().clone() for name, value in self.model.named_parameters()
         }
         self.running = batchnorm.statistics(self.model)
-        layers = batchnorm.layers(self.model)
-        self.buffer_shapes = {
-            key: (layers[key.rpartition(".")[0]].num_features,)
-            for key in batchnorm.expected_keys(self.policy, self.model)
-        }
+        self.buffer_shapes = batchnorm.expected_shapes(self.policy, self.model)
         self.strategy = experiment.server.strategy.settings.build()
         mode = experiment.server.secure_aggregation
         self._secure: SecureCollector | None = None

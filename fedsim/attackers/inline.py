@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any
 
 import torch
 
 from fedsim import answers, progress
 from fedsim.adversaries.base import Job, Reconstruction
-from fedsim.adversaries.storage import Jobs
+from fedsim.adversaries.storage import Jobs, Lazy
 from fedsim.attackers.base import Failure, Found
 from fedsim.progress import Listener
 from fedsim.report.formats import counted
@@ -58,13 +58,17 @@ class InlineAttacker:
         """See `Attacker`."""
         try:
             with progress.listening(tell):
-                found = self._plugin.combine(_Parts(self._jobs, parts), self._device, _generator(seed))
+                found = self._plugin.combine(self._whole(parts), self._device, _generator(seed))
             if not isinstance(found, Mapping):
                 return {"": _checked(found)}
             answers.check_names(found)
             return {name: _checked(one) for name, one in found.items()}
         except Exception as error:
             return Failure.of(error)
+
+    def _whole(self, parts: Sequence[tuple[str, Reconstruction]]) -> Sequence[tuple[Job, Reconstruction]]:
+        """Jobs with their answers. A job holds a model and an update, so that not all of them are in memory at once."""
+        return Lazy(lambda part: (self._jobs.get(part[0]), part[1]), parts)
 
     def close(self) -> None:
         """Nothing runs on."""
@@ -82,24 +86,3 @@ def _checked(found: Any) -> Found:
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-class _Parts(Sequence[tuple[Job, Reconstruction]]):
-    """Jobs with their answers. A job holds a model and an update, so each is read anew whenever it is looked at."""
-
-    def __init__(self, jobs: Jobs, found: Sequence[tuple[str, Reconstruction]], places: range | None = None) -> None:
-        self._jobs, self._found = jobs, found
-        self._places = range(len(found)) if places is None else places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, place: int) -> tuple[Job, Reconstruction]: ...
-    @overload
-    def __getitem__(self, place: slice) -> _Parts: ...
-    def __getitem__(self, place: int | slice) -> tuple[Job, Reconstruction] | _Parts:
-        if isinstance(place, slice):
-            return _Parts(self._jobs, self._found, self._places[place])
-        job, found = self._found[self._places[place]]
-        return self._jobs.get(job), found

@@ -14,7 +14,8 @@ Either half ends the round by raising `RoundClosed`: then nothing of an aggregat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +23,7 @@ from fedsim.errors import ProtocolError
 
 if TYPE_CHECKING:
     from flwr.app import ConfigRecord, RecordDict
+    from numpy.typing import NDArray
     from torch import Tensor
 
 RECORD = "secagg"
@@ -55,6 +57,43 @@ class Layout:
 
     update: Mapping[str, tuple[int, ...]]
     statistics: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def entries(self) -> int:
+        """Coordinates of all of it."""
+        return sum(math.prod(shape) for _, _, shape in self._tensors())
+
+    def flat(self, what: Contribution) -> Iterator[tuple[str, str, NDArray[Any]]]:
+        """Of a contribution (part, path, coordinates), one-dimensional, in order. Raises ProtocolError for a tensor
+        that is missing or of another shape.
+        """
+        parts = {"update": what.update, "statistics": what.statistics}
+        for part, name, shape in self._tensors():
+            value = parts[part].get(name)
+            if value is None:
+                raise ProtocolError(f"{part}/{name} is missing")
+            if tuple(value.shape) != tuple(shape):
+                raise ProtocolError(f"{part}/{name} has shape {tuple(value.shape)}, not {tuple(shape)}")
+            yield part, f"{part}/{name}", value.detach().cpu().contiguous().reshape(-1).numpy()
+
+    def unflattened(
+        self, values: NDArray[Any], read: Callable[[str, NDArray[Any]], NDArray[Any]]
+    ) -> dict[str, dict[str, Tensor]]:
+        """The tensors in a vector, by part and name. read: what a part's coordinates stand for."""
+        import torch
+
+        found: dict[str, dict[str, Tensor]] = {"update": {}, "statistics": {}}
+        place = 0
+        for part, name, shape in self._tensors():
+            length = math.prod(shape)
+            found[part][name] = torch.from_numpy(read(part, values[place : place + length])).reshape(shape)
+            place += length
+        return found
+
+    def _tensors(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        for part, shapes in (("update", self.update), ("statistics", self.statistics)):
+            for name, shape in shapes.items():
+                yield part, name, shape
 
 
 @dataclass(frozen=True)
@@ -119,6 +158,10 @@ class Settings(Protocol):
 
     def problems(self, clients: int, most_examples: int | None, most_steps: int | None) -> Iterable[tuple[str, str]]:
         """(key, what is wrong with it and what to do) for rounds of so many clients; None: not known yet."""
+        ...
+
+    def bound_of_one(self, terms: Terms) -> float:
+        """By how much a coordinate of one client's update may be off that is taken out of a sum."""
         ...
 
     def facts(self, terms: Terms) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from fedsim.errors import InputError
+from fedsim.secagg.ideal import shared_problems
 from fedsim.settings import Count
 
 if TYPE_CHECKING:
@@ -107,14 +108,7 @@ class CKKS:
 
     def problems(self, clients: int, most_examples: int | None, most_steps: int | None) -> Iterable[tuple[str, str]]:
         """(key, what is wrong with it and what to do) for rounds of so many clients; None: not known yet."""
-        if clients < self.min_survivors:
-            yield (
-                "min_survivors",
-                f"{self.min_survivors} clients must be left at the end of a round, but only {clients} take part; "
-                "let more take part, or lower min_survivors (2 at least: the sum of one is its update)",
-            )
-        if len(set(self.metrics)) != len(self.metrics):
-            yield "metrics", "has the same item twice"
+        yield from shared_problems(self, clients)
         if clients * (BASE - 1) > self.largest:
             yield (
                 "scale_bits",
@@ -129,15 +123,19 @@ class CKKS:
         if most_examples is not None and most_examples * (most_steps or 1) >= BASE**DIGITS:
             yield "most_examples", f"a client cannot weigh {most_examples}; lower it"
 
+    def bound_of_one(self, terms: Terms) -> float:
+        """By how much a coordinate of one client's update may be off that is taken out of a sum: the errors of the
+        whole sum are on it.
+        """
+        return FAR * self.noise(terms.clients) * terms.clients
+
     def facts(self, terms: Terms) -> Mapping[str, Any]:
         """What was derived from the settings, for the manifest.
 
         error_std, error_bound: of a coordinate of the mean, where every client weighs the most that it can; for others
         times clients * most_examples / examples. The bound is exceeded with a probability below 2^-75 a coordinate.
         """
-        layout = terms.layout
-        shapes = [*layout.update.values(), *layout.statistics.values()]
-        plain = sum(math.prod(shape) for shape in shapes)
+        plain = terms.layout.entries
         entries = plain + len(NUMBERS) * DIGITS
         ciphertexts = -(-entries // self.slots)
         return {

@@ -51,6 +51,10 @@ class Ideal:
 
         return Codec(terms, self.bits, self.clip, self.statistics_clip)
 
+    def bound_of_one(self, terms: Terms) -> float:
+        """By how much a coordinate of one client's update may be off that is taken out of a sum: as its integers."""
+        return self.codec(terms).error
+
     def facts(self, terms: Terms) -> Mapping[str, Any]:
         """What was derived from the settings, for the manifest."""
         return summing_facts(self.codec(terms), self.min_survivors)
@@ -60,6 +64,12 @@ def summing_problems(
     settings: Any, clients: int, most_examples: int | None, most_steps: int | None
 ) -> Iterable[tuple[str, str]]:
     """The problems that any mode with integer sums can have."""
+    yield from shared_problems(settings, clients)
+    yield from problems(clients, most_examples, most_steps, settings)
+
+
+def shared_problems(settings: Any, clients: int) -> Iterable[tuple[str, str]]:
+    """The problems that any mode can have."""
     if clients < settings.min_survivors:
         yield (
             "min_survivors",
@@ -68,7 +78,6 @@ def summing_problems(
         )
     if len(set(settings.metrics)) != len(settings.metrics):
         yield "metrics", "has the same item twice"
-    yield from problems(clients, most_examples, most_steps, settings)
 
 
 def summing_facts(codec: Codec, min_survivors: int) -> dict[str, Any]:

@@ -8,14 +8,11 @@ coordinate, as every rounding is.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedsim.errors import ProtocolError
 from fedsim.secagg.base import Contribution, RoundClosed, Terms, Total
@@ -54,8 +51,7 @@ class Codec:
     @property
     def size(self) -> int:
         """Entries of a vector."""
-        layout = self.terms.layout
-        return sum(math.prod(shape) for part in (layout.update, layout.statistics) for shape in part.values()) + NUMBERS
+        return self.terms.layout.entries + NUMBERS
 
     @property
     def scale(self) -> int:
@@ -82,8 +78,9 @@ class Codec:
         if what.examples < 1 or not 1 <= what.steps <= self.terms.most_steps:
             raise ProtocolError(f"{what.examples} examples in {what.steps} steps cannot be summed")
         out = np.empty(self.size, self.dtype)
-        for path, value, factor, limit in self._parts(what):
-            flat = value.detach().cpu().contiguous().reshape(-1).numpy()
+        rounding = {"update": (self.scale, self.clip), "statistics": (self.statistics_scale, self.statistics_clip)}
+        for part, path, flat in self.terms.layout.flat(what):
+            factor, limit = rounding[part]
             for start in range(0, len(flat), BLOCK):
                 block = flat[start : start + BLOCK].astype(np.float64)
                 if not np.isfinite(block).all():
@@ -117,17 +114,10 @@ class Codec:
                 f"the sum is none of the updates of {len(clients)} clients (it says {examples} examples): masks did "
                 "not cancel, as when clients were sent different models"
             )
-        tensors: dict[str, dict[str, Tensor]] = {"update": {}, "statistics": {}}
-        place = 0
-        for part, shapes, factor in (
-            ("update", self.terms.layout.update, self.scale),
-            ("statistics", self.terms.layout.statistics, self.statistics_scale),
-        ):
-            for name, shape in shapes.items():
-                length = math.prod(shape)
-                mean = values[place : place + length].astype(np.float64) / (factor * examples)
-                tensors[part][name] = torch.from_numpy(mean).reshape(shape)
-                place += length
+        scales = {"update": self.scale, "statistics": self.statistics_scale}
+        tensors = self.terms.layout.unflattened(
+            values, lambda part, found: found.astype(np.float64) / (scales[part] * examples)
+        )
         return Total(
             clients,
             tensors["update"],
@@ -138,21 +128,3 @@ class Codec:
             self.error,
             ring,
         )
-
-    def _parts(self, what: Contribution) -> Iterator[tuple[str, Tensor, int, float]]:
-        layout = self.terms.layout
-        for part, tensors, shapes, factor, limit in (
-            ("update", what.update, layout.update, self.scale, self.clip),
-            ("statistics", what.statistics, layout.statistics, self.statistics_scale, self.statistics_clip),
-        ):
-            _check(part, tensors, shapes)
-            for name in shapes:
-                yield f"{part}/{name}", tensors[name], factor, limit
-
-
-def _check(part: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    for name, shape in shapes.items():
-        if name not in tensors:
-            raise ProtocolError(f"{part}/{name} is missing")
-        if tuple(tensors[name].shape) != tuple(shape):
-            raise ProtocolError(f"{part}/{name} has shape {tuple(tensors[name].shape)}, not {tuple(shape)}")

@@ -7,14 +7,11 @@ larger than the largest coordinate was. The numbers go as digits, since a sum of
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedsim.errors import ProtocolError
 from fedsim.secagg.base import Contribution, RoundClosed, Terms, Total
@@ -33,9 +30,7 @@ class Slots:
     @property
     def size(self) -> int:
         """Entries of a vector."""
-        layout = self.terms.layout
-        shapes = (*layout.update.values(), *layout.statistics.values())
-        return sum(math.prod(shape) for shape in shapes) + len(NUMBERS) * DIGITS
+        return self.terms.layout.entries + len(NUMBERS) * DIGITS
 
     @property
     def heaviest(self) -> int:
@@ -51,8 +46,7 @@ class Slots:
         weight = min(what.examples, self.terms.most_examples)
         out = np.empty(self.size, np.float64)
         place = 0
-        for path, value in self._parts(what):
-            flat = value.detach().cpu().contiguous().reshape(-1).numpy()
+        for _, path, flat in self.terms.layout.flat(what):
             if not np.isfinite(flat).all():
                 raise ProtocolError(f"{path} holds {'NaN' if np.isnan(flat).any() else 'Inf'}")
             peak = float(np.abs(flat).max(initial=0))
@@ -90,27 +84,9 @@ class Slots:
                 f"what was decrypted is not the sum of {len(clients)} clients: it says {count} clients with {examples} "
                 "examples"
             )
-        tensors: dict[str, dict[str, Tensor]] = {"update": {}, "statistics": {}}
-        place, factor = 0, self.heaviest / examples
-        for part, shapes in (("update", self.terms.layout.update), ("statistics", self.terms.layout.statistics)):
-            for name, shape in shapes.items():
-                length = math.prod(shape)
-                tensors[part][name] = torch.from_numpy(values[place : place + length] * factor).reshape(shape)
-                place += length
+        factor = self.heaviest / examples
+        tensors = self.terms.layout.unflattened(values, lambda _, found: found * factor)
         return Total(clients, tensors["update"], tensors["statistics"], examples, steps / examples)
-
-    def _parts(self, what: Contribution) -> Iterator[tuple[str, Tensor]]:
-        layout = self.terms.layout
-        for part, tensors, shapes in (
-            ("update", what.update, layout.update),
-            ("statistics", what.statistics, layout.statistics),
-        ):
-            for name, shape in shapes.items():
-                if name not in tensors:
-                    raise ProtocolError(f"{part}/{name} is missing")
-                if tuple(tensors[name].shape) != tuple(shape):
-                    raise ProtocolError(f"{part}/{name} has shape {tuple(tensors[name].shape)}, not {tuple(shape)}")
-                yield f"{part}/{name}", tensors[name]
 
 
 def _digits(number: int) -> Vector:

@@ -17,8 +17,6 @@ from fedsim.secagg.rounds import drawn, most_examples, most_steps, steps_of
 def terms_of(experiment: Experiment, federation: Federation, model: nn.Module) -> Terms:
     """The terms of an experiment; model: as the BatchNorm policy has it built."""
     shares = [len(share) for share in federation.shares]
-    layers = batchnorm.layers(model)
-    statistics = sorted(batchnorm.expected_keys(experiment.clients.batchnorm, model))
     return Terms(
         # Which run it is, so that keys and headers of one fit no other.
         seeding.derive(experiment.seed, "secure aggregation", experiment.name),
@@ -27,7 +25,7 @@ def terms_of(experiment: Experiment, federation: Federation, model: nn.Module) -
         most_steps(experiment) or max(_epochs(experiment, shares)),
         Layout(
             {name: tuple(value.shape) for name, value in model.named_parameters()},
-            {key: (layers[key.rpartition(".")[0]].num_features,) for key in statistics},
+            batchnorm.expected_shapes(experiment.clients.batchnorm, model),
         ),
     )
 
