@@ -12,7 +12,7 @@ import fedsim.grids.flower_internals as flower
 from fedsim import protocol
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.grids.flower_internals import SERVER_NODE
-from fedsim.grids.inline import client_of
+from fedsim.grids.watched import client_of
 from fedsim.secagg.base import RECORD
 
 

@@ -23,7 +23,7 @@ from fedsim.adversaries.exchange import Exchange, size
 from fedsim.adversaries.sums import of_total, summed
 from fedsim.experiment import AdversaryEntry, Experiment, LocalTraining
 from fedsim.grids.flower_internals import SERVER_NODE
-from fedsim.grids.inline import client_of
+from fedsim.grids.watched import client_of
 from fedsim.secagg.base import Total
 
 

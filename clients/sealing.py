@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, Context, MetricRecord, RecordDict
 from fedsim import plugins, protocol, seeding
 from fedsim.clients.workbench import workbench
 from fedsim.experiment import Experiment
-from fedsim.grids.inline import client_at
+from fedsim.grids.watched import client_at
 from fedsim.secagg.base import ROUND, Contribution, DroppedOut, Masking, Refused
 
 _MEMORY = "secure-aggregation"

@@ -59,7 +59,18 @@ def parser() -> argparse.ArgumentParser:
     )
     _settings(run, "an experiment setting, such as clients.count=20 or adversaries.0.iterations=100")
     run.add_argument("--out", metavar="DIR", help="the run's folder, new or empty (default: runs/NAME-N)")
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out (default: the last runs/NAME-N), if there is one",
+    )
+    _ray(run, "run clients and attacks on a Ray cluster")
     _json(run)
+
+    resume = commands.add_parser("resume", help="go on with a run that was broken off, from its last checkpoint")
+    resume.add_argument("folder", metavar="RUN", help="a run folder")
+    _ray(resume, "go on on a Ray cluster, wherever the run began")
+    _json(resume)
 
     sweep = commands.add_parser("sweep", help="run an experiment over a grid of values, in parallel")
     sweep.add_argument(
@@ -76,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("--out", metavar="DIR", help="the sweep's folder; one that is there is gone on with")
     sweep.add_argument("--jobs", type=int, metavar="N", help="processes at once (default: by cores; 1 on a GPU)")
+    _ray(sweep, "run the cells as tasks of a Ray cluster")
     sweep.add_argument("--yes", action="store_true", help="run a scale that asks to be confirmed")
     sweep.add_argument("--plan", action="store_true", help="print what would be run and what it would cost")
     _json(sweep)
@@ -87,10 +99,17 @@ def parser() -> argparse.ArgumentParser:
     )
     attack.add_argument("--id", metavar="ID", help="how to call it in tables (default: its name)")
     _settings(attack, "a setting of the adversary, such as iterations=1000")
+    _ray(attack, "run the attacks as tasks of a Ray cluster")
     _json(attack)
 
     report = commands.add_parser("report", help="write report.html of finished or broken-off runs again")
     report.add_argument("folders", nargs="+", metavar="RUN", help="a run folder, or a sweep's")
+    report.add_argument(
+        "--watch", action="store_true", help="show how far it is until it has ended, then write the page"
+    )
+    report.add_argument(
+        "--every", type=float, default=2.0, metavar="SECONDS", help="between two looks of --watch (default: 2)"
+    )
     _json(report)
 
     listing = commands.add_parser("list", help="list what there is of a kind")
@@ -108,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
     _json(check)
 
     doctor = commands.add_parser("doctor", help="look over the machine: versions, devices, weights, data")
+    _ray(doctor, "look over the nodes of a Ray cluster, too")
     _json(doctor)
     return top
 
@@ -120,6 +140,14 @@ def _settings(command: argparse.ArgumentParser, what: str) -> None:
         metavar="KEY=VALUE",
         dest="settings",
         help=f"{what}; may be given more than once",
+    )
+
+
+def _ray(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help=f"{what}: local (one of its own on this machine), auto, HOST:PORT, ray://HOST:PORT",
     )
 
 

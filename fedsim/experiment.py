@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from fedsim.settings import Count, Device, Index, Name, NonNegative, OpenFraction, Positive
+from fedsim.settings import Count, Device, Fraction, Index, Name, NonNegative, OpenFraction, Positive, RayAddress
 
 Vantage = Literal["link", "server", "client"]
 """Where an adversary stands."""
@@ -186,13 +186,40 @@ class Scores:
 class Runtime:
     """`[runtime]`."""
 
-    grid: Literal["inline"] = "inline"
+    grid: Literal["inline", "ray"] = "inline"
+    """inline: clients and attacks one after another, in processes of this machine; ray: on a Ray cluster."""
+    ray: RayAddress = "local"
+    """Which Ray cluster: "local" starts one on this machine for the length of the run; "auto" takes the one that runs
+    here; "ray://HOST:PORT" and "HOST:PORT" one elsewhere."""
+    workers: Count | None = None
+    """Ray: processes that play clients; as many as the cluster's processors and GPUs hold, if absent."""
+    cpus_per_client: Positive = 1.0
+    gpus_per_client: Fraction = 0.0
+    """Of each such process. A part of a GPU caps the memory that the process can take of it."""
+    cpus_per_attack: Positive = 1.0
+    gpus_per_attack: Fraction = 0.0
+    """Ray: of each attack."""
+    attacks: Literal["after", "during"] = "after"
+    """When attacks run: when all rounds are over, or, on Ray, beside them."""
+    vectorized: Literal["off", "on", "auto"] = "off"
+    """Inline: whether the clients of a round train as one batched computation, which differs from one by one by
+    rounding. auto: where a short trial shows it faster."""
+    checkpoint_every: Index = 1
+    """Rounds between two checkpoints, from which a run that was broken off goes on. 0: none."""
     device: Device = "auto"
     threads: Count | None = None
-    """CPU threads of torch; its own choice if absent."""
+    """CPU threads of torch in every process. If absent: inline, torch's own choice; on Ray, one."""
     isolation: Literal["process", "none"] = "process"
     """Attacks run in a process of their own, which gets the bytes of its jobs and nothing else; or, to look into a
     plugin with a debugger, in the simulation's own process."""
+
+
+@dataclass(frozen=True)
+class Logging:
+    """`[logging]`."""
+
+    sinks: tuple[Component, ...] = ()
+    """Where rounds and scores go besides the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -214,3 +241,4 @@ class Experiment:
     """Rounds after which the model is stored, in the run folder's `checkpoints/`; 0 is the initial one."""
     scores: Scores = field(default_factory=Scores)
     runtime: Runtime = field(default_factory=Runtime)
+    logging: Logging = field(default_factory=Logging)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path as FilePath
 
-from fedsim.experiment import AdversaryEntry, Component, Experiment, LocalTraining
+from fedsim.experiment import AdversaryEntry, Component, Experiment, LocalTraining, Runtime
 from fedsim.schema import Problems
 from fedsim.secagg import rounds
 from fedsim.toml_lines import Path
@@ -13,7 +13,7 @@ from fedsim.toml_lines import Path
 
 def check(experiment: Experiment, problems: Problems) -> None:
     """Note every conflict in `problems`."""
-    for rule in (_sampling, _groups, _algorithm, _schedule, _mixing, _batchnorm, _files, _secure, _adversaries):
+    for rule in RULES:
         rule(experiment, problems)
 
 
@@ -298,3 +298,28 @@ def _summed(
 def _no_client(client: int, experiment: Experiment) -> str:
     count = experiment.clients.count
     return f"there is no client {client}; clients.count is {count}, so clients are 0 to {count - 1}"
+
+
+def _runtime(experiment: Experiment, problems: Problems) -> None:
+    """What only one of the grids can do."""
+    runtime = experiment.runtime
+    if runtime.grid == "ray":
+        if runtime.vectorized != "off":
+            problems.add(
+                ("runtime", "vectorized"),
+                'clients that train as one computation are in one process; use grid = "inline", or vectorized = "off"',
+            )
+        return
+    if runtime.attacks == "during":
+        problems.add(
+            ("runtime", "attacks"), 'attacks run beside the rounds on a Ray cluster alone; use grid = "ray", or "after"'
+        )
+    plain = Runtime()
+    for key in ("workers", "gpus_per_client", "gpus_per_attack"):
+        if getattr(runtime, key) != getattr(plain, key):
+            problems.add(("runtime", key), 'means a Ray cluster; use grid = "ray" (or --ray ADDRESS), or leave it out')
+
+
+RULES = (
+    _sampling, _groups, _algorithm, _schedule, _mixing, _batchnorm, _files, _secure, _adversaries, _runtime
+)  # fmt: skip

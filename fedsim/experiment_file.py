@@ -25,6 +25,7 @@ from fedsim.experiment import (
     Experiment,
     Group,
     LocalTraining,
+    Logging,
     Runtime,
     Scores,
     Server,
@@ -73,7 +74,7 @@ def validate(table: dict[str, Any], problems: Problems, name: str, rules: Sequen
     """Check a parsed file whole: sections, components and what must hold between them."""
     if isinstance(table.get("data"), str):
         table["data"] = {"name": table["data"]}
-    for section in ("data", "clients", "server", "scores", "runtime"):
+    for section in ("data", "clients", "server", "scores", "runtime", "logging"):
         if not isinstance(table.get(section, {}), dict):
             problems.add((section,), f"must be a table, as in [{section}]")
             table[section] = {}
@@ -87,6 +88,7 @@ def validate(table: dict[str, Any], problems: Problems, name: str, rules: Sequen
         "adversaries": _adversaries(table.get("adversaries", []), table.get("rounds"), clients, problems),
         "scores": fill(Scores, table.get("scores", {}), ("scores",), problems),
         "runtime": fill(Runtime, table.get("runtime", {}), ("runtime",), problems),
+        "logging": _logging(table.get("logging", {}), problems),
     }
     table = {"name": name, "seed": 0, **table}
     experiment = fill(Experiment, table, (), problems, ready=ready)
@@ -328,11 +330,24 @@ def _data(raw: Any, problems: Problems) -> Data | None:
 
 
 def _defenses(raw: Any, path: Path, problems: Problems) -> tuple[Component, ...]:
+    return _several("defenses", raw, path, problems, '[{ name = "gradient_pruning", ratio = 0.9 }]')
+
+
+def _several(kind: str, raw: Any, path: Path, problems: Problems, example: str) -> tuple[Component, ...]:
     if not isinstance(raw, list):
-        problems.add(path, 'must be a list, such as [{ name = "gradient_pruning", ratio = 0.9 }]')
+        problems.add(path, f"must be a list, such as {example}")
         return ()
-    made = [_component("defenses", item, (*path, i), problems) for i, item in enumerate(raw)]
+    made = [_component(kind, item, (*path, i), problems) for i, item in enumerate(raw)]
     return tuple(component for component in made if component)
+
+
+def _logging(raw: dict[str, Any], problems: Problems) -> Logging | None:
+    path: Path = ("logging", "sinks")
+    sinks = _several("sinks", raw.get("sinks", []), path, problems, '["tensorboard"]')
+    for position, sink in enumerate(sinks):
+        if sink.name in [other.name for other in sinks[:position]]:
+            problems.add((*path, position), f"'{sink.name}' is named twice; leave one out")
+    return fill(Logging, raw, ("logging",), problems, ready={"sinks": sinks})
 
 
 def _clients(raw: dict[str, Any], problems: Problems) -> Clients | None:

@@ -21,6 +21,7 @@ KINDS = (
     "models",
     "partitions",
     "secure_aggregations",
+    "sinks",
     "strategies",
 )
 """What a file can name. There are two kinds more, the halves of a secure aggregation: `maskings` (the clients') and

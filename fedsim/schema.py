@@ -15,12 +15,13 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fedsim.errors import suggestion
-from fedsim.settings import DEVICE_PATTERN, NAME_PATTERN
+from fedsim.settings import DEVICE_PATTERN, NAME_PATTERN, RAY_PATTERN
 from fedsim.toml_lines import Path
 
 PATTERNS = {
     NAME_PATTERN: "must be something that a file can be called: no slash, no line end, no dot in front",
     DEVICE_PATTERN: "must be auto, cpu, cuda, mps, or one GPU of several, as in cuda:0",
+    RAY_PATTERN: "must be local, auto, ray://HOST:PORT or HOST:PORT",
 }
 """Words for the patterns of settings, which few people read."""
 

@@ -13,12 +13,16 @@ from pydantic import Field
 
 NAME_PATTERN = r"^[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*$"
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|mps)$"
+RAY_PATTERN = r"^(local|auto|(ray://)?[A-Za-z0-9_.\-]+:\d{1,5}|(ray://)?\[[0-9A-Fa-f:.]+\]:\d{1,5})$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
 """A name that files can have: no slashes, no line ends, no dot in front, at most 80 characters."""
 
 Device = Annotated[str, Field(pattern=DEVICE_PATTERN)]
 """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
+
+RayAddress = Annotated[str, Field(pattern=RAY_PATTERN)]
+"""`local`, `auto`, `ray://HOST:PORT` or `HOST:PORT`."""
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number from 1 on."""

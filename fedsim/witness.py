@@ -13,13 +13,13 @@ from fedsim import batchnorm, protocol
 from fedsim.clients.app import remembered
 from fedsim.clients.workbench import Memory, Workbench
 from fedsim.grids.flower_internals import SERVER_NODE
-from fedsim.grids.inline import InlineGrid, client_of
+from fedsim.grids.watched import WatchedGrid, client_of
 
 
 class Witness:
     """Derives again what a client had, and gives out the one item that is asked for."""
 
-    def __init__(self, place: Workbench, grid: InlineGrid) -> None:
+    def __init__(self, place: Workbench, grid: WatchedGrid) -> None:
         self._place, self._grid = place, grid
         self._memories: dict[int, Memory] = {}
         self._requests: dict[int, RecordDict] = {}

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedsim import plugins, protocol
 from fedsim.errors import ProtocolError
 from fedsim.experiment import Component
-from fedsim.grids.inline import client_at, client_of
+from fedsim.grids.watched import client_at, client_of
 from fedsim.runs import Dropout
 from fedsim.secagg.base import RECORD, RoundClosed, Terms, Total, Unmasking, binding
 from fedsim.server.edge import Admitted, Spent, admit, told

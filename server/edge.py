@@ -12,7 +12,7 @@ from torch import Tensor
 import fedsim.grids.flower_internals as flower
 from fedsim import protocol
 from fedsim.errors import ProtocolError
-from fedsim.grids.inline import client_of
+from fedsim.grids.watched import client_of
 from fedsim.runs import Dropout
 
 Spent = tuple[float, float]

@@ -21,7 +21,7 @@ from fedsim.adversaries.storage import observation_bytes
 from fedsim.adversaries.wiretap import Wiretap, summed
 from fedsim.clients.workbench import Workbench, workbench
 from fedsim.experiment import AdversaryEntry, Component
-from fedsim.grids.inline import client_of
+from fedsim.grids.watched import client_of
 from fedsim.runs import RunFolder
 from fedsim.simulation import simulate
 

@@ -14,7 +14,8 @@ from fedsim import protocol
 from fedsim.clients import sealing
 from fedsim.clients.app import client_app
 from fedsim.clients.workbench import Workbench
-from fedsim.grids.inline import InlineGrid, client_at
+from fedsim.grids.inline import InlineGrid
+from fedsim.grids.watched import client_at
 from fedsim.protocol import Update
 from fedsim.runs import RoundRecord
 from fedsim.server.app import Rounds

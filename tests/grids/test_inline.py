@@ -7,7 +7,8 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.grids.flower_internals import to_record
-from fedsim.grids.inline import InlineGrid, client_of
+from fedsim.grids.inline import InlineGrid
+from fedsim.grids.watched import client_of
 
 
 def echo_app() -> ClientApp:

@@ -12,7 +12,8 @@ from fedsim.clients.app import client_app
 from fedsim.clients.workbench import workbench
 from fedsim.experiment import Experiment
 from fedsim.grids.flower_internals import from_record, to_record
-from fedsim.grids.inline import InlineGrid, client_of
+from fedsim.grids.inline import InlineGrid
+from fedsim.grids.watched import client_of
 from fedsim.runs import RoundRecord
 from fedsim.server.app import Rounds, server_app
 

@@ -21,7 +21,8 @@ from fedsim.errors import InputError
 from fedsim.experiment import Experiment
 from fedsim.experiment_file import component
 from fedsim.grids.flower_internals import SERVER_NODE, tensors_in, to_record
-from fedsim.grids.inline import InlineGrid, client_of
+from fedsim.grids.inline import InlineGrid
+from fedsim.grids.watched import client_of
 from fedsim.runs import RoundRecord, RunFolder, read_lines
 from fedsim.screens import JsonScreen
 from fedsim.server.app import server_app
