@@ -6,7 +6,7 @@ A job's file names the observations that it is made of by their hashes, so that 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -98,6 +98,20 @@ class JobStore(Jobs):
     def captured(self) -> list[str]:
         """The addresses of all observations, in a fixed order."""
         return sorted(path.stem for path in self._captures.glob("*.safetensors"))
+
+    def keep(self, jobs: Iterable[str], observations: Iterable[str]) -> None:
+        """Remove all but these jobs, what they are made of, and these observations. Raises FedsimError, with nothing
+        removed, where one of them is damaged or missing.
+        """
+        needed = {"job": set(jobs), "observation": set(observations)}
+        for job in needed["job"]:
+            needed["observation"].update(observations_of(self.read("job", job)))
+        for one in needed["observation"]:
+            self.read("observation", one)
+        for folder, kept in ((self._jobs, needed["job"]), (self._captures, needed["observation"])):
+            for path in [*folder.iterdir()]:
+                if path.stem not in kept or path.name.startswith("."):
+                    path.unlink()
 
     def read(self, kind: Kind, address: str) -> bytes:
         """The bytes of a job or an observation. Raises FedsimError where the file is damaged or missing."""

@@ -100,8 +100,8 @@ class Wiretap:
             if entry.vantage == "server" and round_ in entry.rounds and about:
                 self._hand_over(entry, self._of_total(entry, round_, total))
 
-    def close(self) -> None:
-        """Hand over what is left of the last round, when all rounds are over."""
+    def end_round(self) -> None:
+        """Hand over what is complete, when a round is over."""
         self._end_rounds()
 
     def _end_rounds(self, before: float = math.inf) -> None:

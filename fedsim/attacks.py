@@ -6,10 +6,10 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,12 +18,16 @@ from fedsim.adversaries.base import Job, Observation, Reconstruction
 from fedsim.adversaries.storage import JobStore
 from fedsim.attack import Attack, clients_of
 from fedsim.attack_lines import line_of
-from fedsim.attackers.base import Attacker, Failure, Found
+from fedsim.attackers.base import Attacker, Expected, Failure, Found
 from fedsim.attackers.choosing import attacker_for
 from fedsim.experiment import AdversaryEntry, Experiment
+from fedsim.failpoints import reach
 from fedsim.progress import Listener, Screen
 from fedsim.report.formats import numbered
-from fedsim.runs import RunFolder, append_line
+from fedsim.runs import RunFolder, append_attack
+
+if TYPE_CHECKING:
+    from fedsim.cluster.connecting import Cluster
 
 
 def attacks_on(seen: Observation, entry: AdversaryEntry, store: JobStore, warn: Callable[[str], None]) -> list[Attack]:
@@ -31,11 +35,22 @@ def attacks_on(seen: Observation, entry: AdversaryEntry, store: JobStore, warn: 
     nothing. Whose data an attack is after is what its job's last observation says.
     """
     try:
-        return [_stored(job, entry, store) for job in list(entry.plugin.settings.capture(seen))]
+        jobs = list(entry.plugin.settings.capture(seen))
     except Exception as error:
-        whom = f"{numbered(list(clients_of(seen)), 'client')} in round {seen.round}"
-        warn(f"adversary '{entry.id}': capture of {whom} failed: {type(error).__name__}: {error}")
+        _say_lost(entry, seen, error, warn)
         return []
+    try:
+        return [_stored(job, entry, store) for job in jobs]
+    except OSError:  # a full disk is not the plugin's fault, and ends the run before anything is lost
+        raise
+    except Exception as error:
+        _say_lost(entry, seen, error, warn)
+        return []
+
+
+def _say_lost(entry: AdversaryEntry, seen: Observation, error: Exception, warn: Callable[[str], None]) -> None:
+    whom = f"{numbered(list(clients_of(seen)), 'client')} in round {seen.round}"
+    warn(f"adversary '{entry.id}': capture of {whom} failed: {type(error).__name__}: {error}")
 
 
 def _stored(job: Job, entry: AdversaryEntry, store: JobStore) -> Attack:
@@ -50,15 +65,17 @@ def run_attacks(
     device: torch.device,
     screen: Screen,
     warn: Callable[[str], None],
+    cluster: Cluster | None = None,
 ) -> list[dict[str, Any]]:
     """Run and score every job; a line of attacks.jsonl each, in the order of the experiment file.
 
     An attack draws from a generator that its job's content alone determines: the same job gives the same result in
     whatever company it runs, up to rounding where a plugin runs several jobs as one batch, and but for limits of time.
     Meanwhile the truth is not in the run's folder, and each adversary's attacks are in a process of their own.
+    cluster: where they run; here, one after another, if it is None.
     """
-    with truth.apart(folder, warn) as place:
-        return _Runner(experiment, folder, place, device, screen, warn).run(attacks)
+    with closing(Attacks(experiment, folder, device, screen, warn, cluster)) as runner:
+        return runner.run(attacks)
 
 
 @dataclass(frozen=True)
@@ -69,78 +86,147 @@ class _Answer:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Runner:
-    """Runs attacks on what a run captured. truth: where the truth is meanwhile."""
+class Attacks:
+    """Runs attacks on what a run captured."""
 
-    experiment: Experiment
-    folder: RunFolder
-    truth: Path
-    device: torch.device
-    screen: Screen
-    warn: Callable[[str], None]
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: RunFolder,
+        device: torch.device,
+        screen: Screen,
+        warn: Callable[[str], None],
+        cluster: Cluster | None = None,
+    ) -> None:
+        self.experiment, self.folder, self.device = experiment, folder, device
+        self.screen, self.warn, self.cluster = screen, warn, cluster
+        self._store = JobStore(folder.captures, folder.jobs)
+        self._attackers: dict[str, Attacker] = {}
+        self._expected: set[str] = set()
 
-    def run(self, attacks: Iterable[Attack]) -> list[dict[str, Any]]:
-        """The lines of all attacks, adversary by adversary."""
-        position = {entry.id: place for place, entry in enumerate(self.experiment.adversaries)}
-        ordered = sorted(attacks, key=lambda one: (position.get(one.entry.id, 0), one.round, one.clients))
-        lines = []
-        for _, grouped in itertools.groupby(ordered, key=lambda one: one.entry.id):
-            group = list(grouped)
-            entry, store = group[0].entry, JobStore(self.folder.captures, self.folder.jobs)
-            runtime = self.experiment.runtime
-            with closing(attacker_for(entry, store, self.device, runtime, self.warn)) as attacker:
-                given = self._answers(group, attacker)
-                if hasattr(entry.plugin.settings, "combine"):
-                    given = self._combined(list(given), attacker)
-                lines += [self._noted(attack, answer) for attack, answer in given]
-        return lines
+    def expect(self, attacks: Iterable[Attack]) -> None:
+        """Let those attacks begin whose attacker can work ahead; `run` will ask for them."""
+        for _, group in _grouped(attacks, self.experiment):
+            attacker = self._attacker(group[0].entry)
+            if attacker.expect(()):
+                attacker.expect([self._work(attack) for attack in group])
+                self._expected.update(attack.job for attack in group)
 
-    def _noted(self, attack: Attack, answer: _Answer) -> dict[str, Any]:
+    def run(
+        self, attacks: Iterable[Attack], truth_at: Path | None = None, done: Sequence[Mapping[str, Any]] = ()
+    ) -> list[dict[str, Any]]:
+        """The lines of all attacks, adversary by adversary.
+
+        truth_at: where the truth is, if that is not the run's folder, from which it is moved for so long. done: lines
+        of attacks.jsonl that an earlier try has written; these are not run again.
+        """
+        place: AbstractContextManager[Path] = nullcontext(truth_at) if truth_at else nullcontext(self.folder.truth)
+        if truth_at in (None, self.folder.truth):
+            place = truth.apart(self.folder, self.warn)
+        with place as found:
+            groups = _grouped(attacks, self.experiment)
+            left = _not_done(groups, done)
+            together = {name: self._begin(group) for name, group in groups if name in left}
+            lines: list[dict[str, Any]] = []
+            for name, group in groups:
+                had = [dict(line) for line in done if line["entry"] == name]
+                lines += had
+                if name in left:
+                    lines += self._of_one(group, together[name], found, len(had))
+            return lines
+
+    def close(self) -> None:
+        """End whatever still runs."""
+        for attacker in self._attackers.values():
+            attacker.close()
+        self._attackers.clear()
+
+    def _attacker(self, entry: AdversaryEntry) -> Attacker:
+        if entry.id not in self._attackers:
+            where = (self.cluster,) if self.cluster is not None else ()
+            made = attacker_for(entry, self._store, self.device, self.experiment.runtime, self.warn, *where)
+            self._attackers[entry.id] = made
+        return self._attackers[entry.id]
+
+    def _begin(self, group: Sequence[Attack]) -> bool:
+        """Let an adversary's attacks begin, if its attacker can work ahead; whether they will run as one batch then."""
+        attacker, works = self._attacker(group[0].entry), [self._work(attack) for attack in group]
+        if not attacker.expect(()) or {attack.job for attack in group} <= self._expected:
+            return False
+        if self._wants_all(group, attacker):
+            attacker.expect(works, self._teller(_many(group)))
+            return True
+        attacker.expect([work for work in works if work.job not in self._expected])
+        return False
+
+    def _of_one(self, group: Sequence[Attack], together: bool, place: Path, had: int) -> Iterator[dict[str, Any]]:
+        """The lines of one adversary, but for the first so many, which are there."""
+        combines = hasattr(group[0].entry.plugin.settings, "combine")
+        attacker = self._attacker(group[0].entry)
+        with closing(attacker):
+            if not together and not attacker.expect(()):
+                together = self._wants_all(group, attacker)
+            # What runs as one batch is rounded as one batch, whatever of it is there already.
+            given = self._answers(group if combines or together else group[had:], attacker, together)
+            if combines:
+                given = self._combined(list(given), attacker)
+            for attack, answer in itertools.islice(given, had if combines or together else 0, None):
+                reach("attack.found")
+                yield self._noted(attack, answer, place)
+        del self._attackers[group[0].entry.id]
+
+    def _noted(self, attack: Attack, answer: _Answer, place: Path) -> dict[str, Any]:
         """Score an answer, and say and write down what came of it."""
-        line = line_of(attack, answer.found, answer.seconds, self.experiment, self.folder, self.truth)
+        line = line_of(attack, answer.found, answer.seconds, self.experiment, self.folder, place)
         failed = line["status"] == "failed"
         self.screen.attack(attack.name, 1, 1, "failed" if failed else f"objective {line['objective']:.4g}")
         if failed:
             self.warn(f"adversary '{attack.title}' failed on {attack.whom}: {line['error']}")
-        append_line(self.folder.attacks, line)
+        append_attack(self.folder, line)
+        reach("attack.line")
         return line
 
-    def _answers(self, group: Sequence[Attack], attacker: Attacker) -> Iterator[tuple[Attack, _Answer]]:
+    def _answers(self, group: Sequence[Attack], attacker: Attacker, together: bool) -> Iterator[tuple[Attack, _Answer]]:
         """Run the attacks of one adversary: one by one, or as one batch where its plugin says that this is better."""
-        together: dict[str, _Answer] = {}
-        if len(group) > 1 and hasattr(group[0].entry.plugin.settings, "batches"):
-            together = self._together(group, attacker)
+        answers = self._together(group, attacker) if together else {}
         for attack in group:
-            yield attack, together.get(attack.job) or self._alone(attack, attacker)
+            yield attack, answers.get(attack.job) or self._alone(attack, attacker)
 
     def _alone(self, attack: Attack, attacker: Attacker) -> _Answer:
         self.screen.attack(attack.name, 0, 1, "")
         attacker.ready()
         start = time.perf_counter()
         found = attacker.attack(attack.job, self._seed(attack.job), self._teller(attack.name))
-        return _Answer(found, time.perf_counter() - start)
+        return _Answer(found, _or(attacker.took(attack.job), time.perf_counter() - start))
+
+    def _wants_all(self, group: Sequence[Attack], attacker: Attacker) -> bool:
+        """Whether the plugin would rather have these jobs at once."""
+        if len(group) < 2 or not hasattr(group[0].entry.plugin.settings, "batches"):
+            return False
+        found = attacker.batches()
+        if isinstance(found, Failure):  # one by one shows which of them it is
+            self._say_one_by_one(group, found)
+            return False
+        return found
 
     def _together(self, group: Sequence[Attack], attacker: Attacker) -> dict[str, _Answer]:
-        """The answers by job; nothing if the plugin would rather have them one by one, or fails on the batch."""
-        name = f"{group[0].entry.id}, {len(group)} jobs at once"
-        found: bool | list[Found] | Failure = attacker.batches()
-        if not found:
-            return {}
+        """The answers by job; nothing if the plugin fails on the batch."""
+        name = _many(group)
         start = time.perf_counter()
-        if not isinstance(found, Failure):
-            self.screen.attack(name, 0, 1, "")
-            jobs = [attack.job for attack in group]
-            found = attacker.attack_many(jobs, [self._seed(job) for job in jobs], self._teller(name))
-        if isinstance(found, Failure):  # one by one shows which of them it is
-            self.warn(
-                f"adversary '{group[0].entry.id}' failed on {len(group)} jobs at once and runs them one by one: {found}"
-            )
+        self.screen.attack(name, 0, 1, "")
+        jobs = [attack.job for attack in group]
+        found = attacker.attack_many(jobs, [self._seed(job) for job in jobs], self._teller(name))
+        if isinstance(found, Failure):
+            self._say_one_by_one(group, found)
             return {}
-        assert isinstance(found, list)
         self.screen.attack(name, 1, 1, "")
         seconds = (time.perf_counter() - start) / len(group)
-        return {attack.job: _Answer(one, seconds) for attack, one in zip(group, found, strict=True)}
+        return {job: _Answer(one, _or(attacker.took(job), seconds)) for job, one in zip(jobs, found, strict=True)}
+
+    def _say_one_by_one(self, group: Sequence[Attack], why: Failure) -> None:
+        self.warn(
+            f"adversary '{group[0].entry.id}' failed on {len(group)} jobs at once and runs them one by one: {why}"
+        )
 
     def _combined(
         self, given: Sequence[tuple[Attack, _Answer]], attacker: Attacker
@@ -169,9 +255,13 @@ class _Runner:
             start = time.perf_counter()
             seed, tell = self._seed(address), self._teller(whole.name)
             found = attacker.combine(parts, seed, tell) if parts else failures[0]
-            seconds = time.perf_counter() - start + sum(answer.seconds for _, answer in group)
+            own = _or(attacker.took() if parts else None, time.perf_counter() - start)
+            seconds = own + sum(answer.seconds for _, answer in group)
             for name, one in {"": found}.items() if isinstance(found, Failure) else found.items():
                 yield replace(whole, answer=name), _Answer(_without(len(failures), one), seconds)
+
+    def _work(self, attack: Attack) -> Expected:
+        return Expected(attack.job, self._seed(attack.job), self._teller(attack.name))
 
     def _seed(self, address: str) -> int:
         return seeding.derive(self.experiment.seed, "attack", address)
@@ -191,3 +281,30 @@ def _without(failed: int, found: Found) -> Found:
     if failed and isinstance(found, Reconstruction) and found.status == "done" and isinstance(found.notes, Mapping):
         return replace(found, status="partial", notes={**found.notes, "jobs that failed": failed})
     return found
+
+
+def _grouped(attacks: Iterable[Attack], experiment: Experiment) -> list[tuple[str, list[Attack]]]:
+    """Attacks by adversary, in the order of the file; each one's by round and clients."""
+    position = {entry.id: place for place, entry in enumerate(experiment.adversaries)}
+    ordered = sorted(attacks, key=lambda one: (position.get(one.entry.id, 0), one.round, one.clients))
+    return [(name, list(group)) for name, group in itertools.groupby(ordered, key=lambda one: one.entry.id)]
+
+
+def _not_done(groups: Sequence[tuple[str, Sequence[Attack]]], done: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The adversaries of which lines are still to be written. Who comes before another that has lines is done."""
+    begun = [place for place, (name, _) in enumerate(groups) if any(line["entry"] == name for line in done)]
+    left = {name for name, _ in groups[max(begun, default=0) :]}
+    if begun:
+        name, group = groups[begun[-1]]
+        combines = hasattr(group[0].entry.plugin.settings, "combine")
+        if not combines and len(group) == sum(line["entry"] == name for line in done):
+            left.discard(name)
+    return left
+
+
+def _many(group: Sequence[Attack]) -> str:
+    return f"{group[0].entry.id}, {len(group)} jobs at once"
+
+
+def _or(known: float | None, measured: float) -> float:
+    return measured if known is None else known

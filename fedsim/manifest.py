@@ -55,6 +55,13 @@ def start(seed: int, experiment_toml: str, who_sees_what: list[dict[str, Any]]) 
     }
 
 
+def resumed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a run that goes on now: as it began, with when it went on, and with which versions."""
+    kept = {key: value for key, value in before.items() if key not in ("status", "exit", "error", "finished")}
+    again = {key: now[key] for key in ("started", "command", "fedsim", "versions")}
+    return {**now, **kept, "resumed": [*before.get("resumed", []), again], "status": "running"}
+
+
 def finish(manifest: dict[str, Any], status: str, exit_code: int, seconds: float, **facts: Any) -> dict[str, Any]:
     """The manifest of a run that ends now."""
     return {

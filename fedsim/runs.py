@@ -2,20 +2,25 @@
 
 experiment.toml (resolved), manifest.json, rounds.jsonl, attacks.jsonl, captures/ and jobs/ (content-addressed), truth/
 (read by scoring alone), reconstructions/, checkpoints/ (the models that `save_rounds` asks for), report.html.
+
+The same experiment gives the same bytes of rounds.jsonl and attacks.jsonl, wherever and however often it was broken
+off: what a clock has measured is in timings.jsonl. resume/ is there until a run has ended: see `fedsim.states`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fedsim.errors import InputError
+from fedsim.errors import FedsimError, InputError
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,16 @@ class RoundRecord:
                 del data[key]
         return data
 
+    @classmethod
+    def of_json(cls, line: Mapping[str, Any]) -> RoundRecord:
+        """The record that a line of rounds.jsonl was made of, but for its seconds and exact epsilons."""
+        known = {one.name for one in fields(cls)}
+        record = cls(**{key: value for key, value in line.items() if key in known})
+        record.clients = tuple(record.clients)
+        record.dropouts = tuple(Dropout(**one) for one in line.get("dropouts", ()))
+        record.epsilons = {int(client): epsilon for client, epsilon in record.epsilons.items()}
+        return record
+
     def line(self) -> str:
         """The record in words."""
         parts = [f"round {self.round}"]
@@ -92,6 +107,8 @@ class RunFolder:
     reconstructions: Path = field(init=False)
     checkpoints: Path = field(init=False)
     derived: Path = field(init=False)
+    timings: Path = field(init=False)
+    resume: Path = field(init=False)
 
     def __post_init__(self) -> None:
         for name, file in {
@@ -105,6 +122,8 @@ class RunFolder:
             "reconstructions": "reconstructions",
             "checkpoints": "checkpoints",
             "derived": "derived.jsonl",
+            "timings": "timings.jsonl",
+            "resume": "resume",
         }.items():
             object.__setattr__(self, name, self.path / file)
 
@@ -193,6 +212,74 @@ def append_line(path: Path, data: Mapping[str, Any]) -> None:
         file.write(json.dumps(finite(data), allow_nan=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+SECONDS = "seconds"
+
+
+def append_round(folder: RunFolder, record: RoundRecord) -> None:
+    """A line of rounds.jsonl, and one of timings.jsonl."""
+    _append_timed(folder.rounds, folder.timings, record.as_json(), {"round": record.round})
+
+
+def append_attack(folder: RunFolder, line: Mapping[str, Any]) -> None:
+    """A line of attacks.jsonl, and one of timings.jsonl."""
+    _append_timed(folder.attacks, folder.timings, line, attack_key(line))
+
+
+def attack_key(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a line of attacks.jsonl from all others of its run."""
+    return {key: line.get(key) for key in ("adversary", "job")}
+
+
+def _append_timed(path: Path, timings: Path, line: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+    # The time first: a line that is there has one, and a time without its line is overlooked.
+    append_line(timings, {**key, SECONDS: line.get(SECONDS)})
+    append_line(path, {name: value for name, value in line.items() if name != SECONDS})
+
+
+def timed(lines: Iterable[Mapping[str, Any]], timings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of rounds.jsonl or attacks.jsonl with the seconds that timings.jsonl has for them; the latest counts."""
+
+    def key(line: Mapping[str, Any]) -> str:
+        return json.dumps({"round": line.get("round")} if "adversary" not in line else attack_key(line))
+
+    found = {key(line): line.get(SECONDS) for line in timings if isinstance(line, Mapping)}
+    return [{SECONDS: found.get(key(line)), **line} for line in lines]
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Keep other processes out of a folder, which must be there, until the block ends or this process does, however
+    that ends. what: is at work in it, for the InputError where another one is.
+    """
+    with (path / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"{path}: another `{what}` is at work in it; wait for it, or choose another folder"
+            ) from None
+        yield
+
+
+def cut(path: Path, size: int) -> None:
+    """Take back what was appended to a file beyond so many bytes. Raises FedsimError where it has less than these."""
+    there = path.stat().st_size if path.exists() else 0
+    if there < size:
+        raise FedsimError(
+            f"{path}: has {there} bytes, and had {size} when the checkpoint was written; it was cut short"
+        )
+    if there > size:
+        with path.open("r+b") as file:
+            file.truncate(size)
+            os.fsync(file.fileno())
+
+
+def whole_lines(path: Path) -> None:
+    """Take back the last line of a file if a crash cut it off."""
+    if path.exists():
+        cut(path, path.read_bytes().rfind(b"\n") + 1)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

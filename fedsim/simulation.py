@@ -6,34 +6,39 @@ attacks -> scoring -> report.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from flwr.app import Context, RecordDict
 from torch import Tensor
 
-from fedsim import batchnorm
+from fedsim import facts, truth
 from fedsim.adversaries import threat
 from fedsim.adversaries.tampering import Tampering
 from fedsim.adversaries.wiretap import Wiretap
 from fedsim.attack import Attack
-from fedsim.attacks import run_attacks
+from fedsim.attacks import Attacks
+from fedsim.built_checks import check_built
 from fedsim.clients.app import client_app
 from fedsim.clients.workbench import Workbench, workbench
-from fedsim.errors import InputError
 from fedsim.experiment import AdversaryEntry, Experiment
+from fedsim.failpoints import reach
 from fedsim.grids.inline import InlineGrid
+from fedsim.grids.watched import WatchedGrid
 from fedsim.models import checkpoints
 from fedsim.progress import Screen
+from fedsim.remembering import Memory
 from fedsim.report.formats import counted, numbered
-from fedsim.runs import RoundRecord, RunFolder, append_line, write_whole
-from fedsim.secagg.terms import public_facts
-from fedsim.server.app import server_app
+from fedsim.runs import RoundRecord, RunFolder, append_round, read_lines, write_whole
+from fedsim.server.app import Rounds, server_app
 from fedsim.watching import Watch
 from fedsim.witness import Witness
+
+if TYPE_CHECKING:
+    from fedsim.cluster.connecting import Cluster
 
 
 @dataclass
@@ -51,108 +56,119 @@ class Outcome:
         return sum(line["status"] == "failed" for line in self.attacks)
 
 
-def simulate(experiment: Experiment, folder: RunFolder, screen: Screen) -> Outcome:
+def simulate(experiment: Experiment, folder: RunFolder, screen: Screen, *, resume: bool = False) -> Outcome:
     """Train the federation under the adversaries' eyes, then run their attacks and score them.
 
-    Raises InputError for what only a built model can show to be wrong, before round 0.
+    resume: go on from the folder's newest whole checkpoint, if it has one. Raises InputError for what only a built
+    model can show to be wrong, before round 0.
     """
-    if experiment.runtime.threads:
-        torch.set_num_threads(experiment.runtime.threads)
+    threads = experiment.runtime.threads or (1 if experiment.runtime.grid == "ray" else None)
+    if threads:
+        torch.set_num_threads(threads)
     place = workbench(experiment)
-    _check_built(experiment, place)
-    outcome = Outcome(facts=_facts(experiment, place))
-    warned: set[str] = set()
+    check_built(experiment, place)
+    with ExitStack() as stack:
+        return _Simulation(experiment, folder, screen, place, stack).run(resume)
 
-    def warn(text: str) -> None:
-        outcome.warnings.append(text)
-        screen.warn(text)
 
-    def on_round(record: RoundRecord) -> None:
-        outcome.rounds.append(record)
-        append_line(folder.rounds, record.as_json())
-        screen.rounds(record.round, experiment.rounds, record)
-        if record.secure and record.secure.get("clipped") and not warned:
-            warned.add("clipped")
-            warn(
+class _Simulation:
+    """A run, and all that takes part in it."""
+
+    def __init__(
+        self, experiment: Experiment, folder: RunFolder, screen: Screen, place: Workbench, stack: ExitStack
+    ) -> None:
+        self.experiment, self.folder, self.screen, self.place = experiment, folder, screen, place
+        self.outcome = Outcome(facts=facts.for_manifest(experiment, place))
+        truth.recover(folder, self.warn)
+        cluster = stack.enter_context(_connected(experiment, self.warn))
+        self.grid = stack.enter_context(closing(_grid(experiment, place, cluster, self.warn)))
+        beside = experiment.runtime.attacks == "during"
+        self.attacks = Attacks(experiment, folder, place.device, screen, self.warn, cluster)
+        stack.enter_context(closing(self.attacks))
+        # While an attack runs, the truth is not in the run's folder.
+        self.truth = stack.enter_context(truth.apart(folder, self.warn)) if beside else folder.truth
+        witness = Witness(place, self.grid)
+        expect = self.attacks.expect if beside else _nothing
+        self.watch = Watch(experiment, place, witness, folder, self.truth, self.warn, expect)
+        self.wiretap = Wiretap(experiment, facts.public(experiment, place), witness, self.watch)
+        self.memory = Memory(experiment, folder, self.grid, self.watch, self.outcome.warnings, self.warn)
+        self.grid.let_alter(Tampering(experiment, self.warn))
+        self.grid.watch(self.wiretap)
+        self.grid.watch(witness.note)
+        self._clipped = False
+
+    def run(self, resume: bool) -> Outcome:
+        """Rounds, then attacks."""
+        server, before = self.memory.take_up() if resume else (None, [])
+        self.outcome.rounds += before
+        self._clipped = any(record.secure and record.secure.get("clipped") for record in before)
+        if before:
+            self.screen.rounds(before[-1].round, self.experiment.rounds, before[-1])
+
+        def on_begin(rounds: Rounds) -> None:
+            if server is not None:
+                rounds.restore(server)
+
+        app = server_app(self.experiment, self.on_round, self.on_model, self.wiretap.total, on_begin, self.memory.keep)
+        app(self.grid, Context(self.grid.run.run_id, 0, {}, RecordDict(), {}))
+        self.grid.close()
+        self.watch.close()
+        if self.watch.notes:
+            self.outcome.facts["notes"] = self.watch.notes
+        for entry in self.experiment.adversaries:
+            _note_unseen(entry, self.experiment, self.watch.attacks, self.warn)
+        self.outcome.attacks = self.attacks.run(self.watch.attacks, self.truth, read_lines(self.folder.attacks))
+        self.folder.attacks.touch()  # no line says that nothing was attacked, and no file that the run broke off
+        return self.outcome
+
+    def warn(self, text: str) -> None:
+        """Said to whoever looks on, and written into the manifest; once, also where a run goes on."""
+        if text not in self.outcome.warnings:
+            self.outcome.warnings.append(text)
+            self.screen.warn(text)
+
+    def on_round(self, record: RoundRecord) -> None:
+        """A round is over."""
+        self.wiretap.end_round()
+        self.outcome.rounds.append(record)
+        append_round(self.folder, record)
+        reach("round.line")
+        self.screen.rounds(record.round, self.experiment.rounds, record)
+        if record.secure and record.secure.get("clipped") and not self._clipped:
+            self._clipped = True
+            self.warn(
                 f"round {record.round}: secure aggregation cut off {counted(record.secure['clipped'], 'coordinate')} "
                 "that were too large; raise server.secure_aggregation.clip, if this goes on"
             )
 
-    grid = InlineGrid(client_app(experiment), experiment.clients.count)
-    witness = Witness(place, grid)
-    watch = Watch(experiment, place, witness, folder, warn)
-    wiretap = Wiretap(experiment, _public(experiment, place), witness, watch)
-    grid.let_alter(Tampering(experiment, warn))
-    # In this order: what is left of the last round is handed over before the witness notes a new one.
-    grid.watch(wiretap)
-    grid.watch(witness.note)
-
-    def on_model(round_: int, parameters: Mapping[str, Tensor], running: Mapping[str, Tensor]) -> None:
-        if round_ in experiment.save_rounds:
-            folder.checkpoints.mkdir(exist_ok=True)
-            facts = {"round": round_, "seed": experiment.seed, **checkpoints.model_facts(experiment)}
-            write_whole(folder.checkpoint(round_), checkpoints.pack(parameters, running, facts))
-
-    server = server_app(experiment, on_round, on_model, wiretap.total)
-    server(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
-    wiretap.close()
-    watch.close()
-    if watch.notes:
-        outcome.facts["notes"] = watch.notes
-    for entry in experiment.adversaries:
-        _note_unseen(entry, experiment, watch.attacks, warn)
-    outcome.attacks = run_attacks(watch.attacks, experiment, folder, place.device, screen, warn)
-    folder.attacks.touch()  # no line says that nothing was attacked, and no file that the run broke off
-    return outcome
+    def on_model(self, round_: int, parameters: Mapping[str, Tensor], running: Mapping[str, Tensor]) -> None:
+        """Store the model, where the experiment wants it."""
+        if round_ in self.experiment.save_rounds:
+            self.folder.checkpoints.mkdir(exist_ok=True)
+            known = {"round": round_, "seed": self.experiment.seed, **checkpoints.model_facts(self.experiment)}
+            write_whole(self.folder.checkpoint(round_), checkpoints.pack(parameters, running, known))
 
 
-def _check_built(experiment: Experiment, place: Workbench) -> None:
-    """What only the built model can show: its layers, and, of a model from elsewhere (torchvision:NAME), its
-    BatchNorm.
-    """
-    has = bool(batchnorm.layers(place.model))
-    _check_defenses(experiment, place)
-    mode = experiment.server.secure_aggregation
-    if mode is not None:
-        terms = place.terms
-        for key, problem in mode.settings.problems(terms.clients, terms.most_examples, terms.most_steps):
-            raise InputError(f"server.secure_aggregation.{key}: {problem}")
-    for position, entry in enumerate(experiment.adversaries):
-        plugin, path = entry.plugin.settings, f"adversaries[{position}]: '{entry.id}'"
-        known = replace(threat.situation(entry, experiment), has_batchnorm=has)
-        # A copy: who keeps what it is asked about would watch every client train.
-        objection = threat.objection(plugin, known, copy.deepcopy(place.model))
-        if objection:
-            raise InputError(f"{path}: does not fit this experiment (model '{experiment.model.name}'): {objection}")
-        asked = {"batch_statistics", "running_statistics"} & (set(entry.knows) | plugin.needs)
-        if asked and not has:
-            raise InputError(f"{path}: asks for '{min(asked)}', but model '{experiment.model.name}' has no BatchNorm")
+def _grid(
+    experiment: Experiment, place: Workbench, cluster: Cluster | None, warn: Callable[[str], None]
+) -> WatchedGrid:
+    if cluster is None:
+        return InlineGrid(client_app(experiment), experiment.clients.count)
+    from fedsim.grids.ray import RayGrid
+
+    return RayGrid()
 
 
-def _check_defenses(experiment: Experiment, place: Workbench) -> None:
-    """A defense may not fit the model, a client needs as many images as its encoding mixes, and public images that are
-    mixed in have to be there and of the same size.
-    """
-    tried = set()
-    for client, share in enumerate(place.federation.shares):
-        against = place.objection(client)
-        if against:
-            raise InputError(f"clients.defenses (of client {client}): {against}")
-        for defense in experiment.clients.training(client).defenses:
-            settings = defense.settings
-            if hasattr(settings, "objection_to"):
-                reason = settings.objection_to(place.model, experiment.clients.batchnorm)
-                if reason:
-                    raise InputError(f"clients.defenses: '{defense.name}' (of client {client}): {reason}")
-            needed = settings.images_needed() if hasattr(settings, "images_needed") else 0
-            if len(share) < needed:
-                raise InputError(
-                    f"clients.defenses: '{defense.name}' mixes {needed} of a client's images, but client {client} has "
-                    f"{len(share)}; lower its k, or give each client more images (fewer clients, another partition)"
-                )
-            if needed and defense not in tried:
-                tried.add(defense)
-                place.replay(client, 1, {}, {}, statistics=False)
+def _connected(experiment: Experiment, warn: Callable[[str], None]) -> AbstractContextManager[Cluster | None]:
+    if experiment.runtime.grid == "inline":
+        return nullcontext()
+    from fedsim.cluster.connecting import connected
+
+    return connected(experiment.runtime.ray, warn)
+
+
+def _nothing(attacks: object) -> None:
+    """Attacks wait until all rounds are over."""
 
 
 def _note_unseen(entry: AdversaryEntry, experiment: Experiment, attacks: list[Attack], warn: Any) -> None:
@@ -172,55 +188,3 @@ def _note_unseen(entry: AdversaryEntry, experiment: Experiment, attacks: list[At
             continue
         for client in unseen:
             warn(f"adversary '{entry.id}': there is no capture of client {client} in round {round_} to attack ({why})")
-
-
-def _public(experiment: Experiment, place: Workbench) -> dict[str, Any]:
-    """The training protocol that every participant knows."""
-    data, model = place.federation.data, experiment.model.describe()
-    name = model.pop("name")
-    return {
-        "model": {"name": name, "settings": model},
-        "image_shape": list(data.shape),
-        "classes": data.classes,
-        "mean": list(data.normalisation.mean),
-        "std": list(data.normalisation.std),
-        "batchnorm": experiment.clients.batchnorm,
-        "algorithm": experiment.clients.algorithm,
-        "loss": "cross_entropy",
-        **_secure(experiment, place),
-    }
-
-
-def _secure(experiment: Experiment, place: Workbench) -> dict[str, Any]:
-    """How a secure aggregation counts, which is public; nothing without one."""
-    mode = experiment.server.secure_aggregation
-    return {"secure_aggregation": {"name": mode.name, **public_facts(mode.settings, place.terms)}} if mode else {}
-
-
-def _facts(experiment: Experiment, place: Workbench) -> dict[str, Any]:
-    """The part of the manifest that needs data and model."""
-    data = place.federation.data
-    labels = [data.train.labels[share] for share in place.federation.shares]
-    secure = {
-        name: {key: value for key, value in facts.items() if key != "layout"}
-        for name, facts in _secure(experiment, place).items()
-    }
-    return {
-        **secure,
-        "device": str(place.device),
-        "threads": torch.get_num_threads(),
-        "parameters": sum(value.numel() for value in place.model.parameters()),
-        "classes": data.classes,
-        "class_names": list(data.class_names),
-        "image_shape": list(data.shape),
-        "train_examples": len(data.train),
-        "test_examples": len(data.test),
-        "clients": [
-            {
-                "client": client,
-                "examples": len(own),
-                "labels": torch.bincount(own, minlength=data.classes).tolist(),
-            }
-            for client, own in enumerate(labels)
-        ],
-    }

@@ -5,7 +5,9 @@ An adversary with a derivation gets its observations when all rounds are over; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from fedsim.attack import Attack, clients_of
 from fedsim.attacks import attacks_on
 from fedsim.clients.workbench import Workbench
 from fedsim.experiment import AdversaryEntry, Experiment
+from fedsim.failpoints import reach
 from fedsim.report.formats import numbered
 from fedsim.runs import RunFolder, append_line
 from fedsim.witness import Witness
@@ -27,10 +30,18 @@ class Watch:
     """Collects attacks from observations while a run goes on."""
 
     def __init__(
-        self, experiment: Experiment, place: Workbench, witness: Witness, folder: RunFolder, warn: Warn
+        self,
+        experiment: Experiment,
+        place: Workbench,
+        witness: Witness,
+        folder: RunFolder,
+        truth: FilePath,
+        warn: Warn,
+        expect: Callable[[Sequence[Attack]], None] = lambda attacks: None,
     ) -> None:
+        """truth: where it is written. expect: hears of attacks as soon as they are known."""
         self._experiment, self._place, self._witness = experiment, place, witness
-        self._folder, self._warn = folder, warn
+        self._folder, self._truth, self._warn, self._expect = folder, truth, warn, expect
         self._store = JobStore(folder.captures, folder.jobs)
         self._images: dict[tuple[int, int], int] = {}
         """How many images a client had in a round, where the truth of it is written."""
@@ -54,13 +65,13 @@ class Watch:
                 f"adversary '{entry.id}': {whom} drew no image in round {seen.round}: there is nothing to attack"
             )
         elif entry.derive is None:
-            self.attacks.extend(attacks_on(seen, entry, self._store, self._warn))
+            self._take(attacks_on(seen, entry, self._store, self._warn))
         else:
             self._kept.setdefault(entry.id, []).append(self._store.put_observation(seen))
             for client in set(clients_of(seen)) & set(entry.targets):
                 # Now, while it is known what the client's defenses remembered in this round.
                 update = self._witness.update(client, seen.round)
-                scoring.write_update(self._folder.truth, client, seen.round, update)
+                scoring.write_update(self._truth, client, seen.round, update)
 
     def close(self) -> None:
         """Let derivations work, now that all rounds are over."""
@@ -88,12 +99,43 @@ class Watch:
                     )
                 elif seen.client in entry.targets:
                     self._note(entry, seen.client, seen)
-                    self.attacks.extend(attacks_on(seen, entry, self._store, self._warn))
+                    self._take(attacks_on(seen, entry, self._store, self._warn))
+
+    def state(self) -> dict[str, Any]:
+        """What it has to remember of the rounds that are over: plain data."""
+        return {
+            "images": [[client, round_, count] for (client, round_), count in self._images.items()],
+            "kept": self._kept,
+            "attacks": [[one.entry.id, one.job, list(one.clients), list(one.rounds)] for one in self.attacks],
+            "notes": self.notes,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state` was taken; what was captured since then is removed.
+
+        Raises FedsimError where something that was captured before is damaged.
+        """
+        self._store.keep(
+            [job for _, job, _, _ in state["attacks"]], [one for kept in state["kept"].values() for one in kept]
+        )
+        entries = {entry.id: entry for entry in self._experiment.adversaries}
+        self._images = {(client, round_): count for client, round_, count in state["images"]}
+        self._kept, self.notes = dict(state["kept"]), list(state["notes"])
+        self._take(
+            Attack(entries[name], job, tuple(clients), tuple(rounds)) for name, job, clients, rounds in state["attacks"]
+        )
+
+    def _take(self, attacks: Iterable[Attack]) -> None:
+        known = list(attacks)
+        reach("capture.stored")
+        self.attacks.extend(known)
+        self._expect(known)
 
     def _write_truth(self, client: int, round_: int) -> None:
         if (client, round_) not in self._images:
             private = self._place.replay(client, round_, {}, {}, statistics=False)
-            scoring.write_truth(self._folder.truth, client, round_, private.batch, private.positions)
+            scoring.write_truth(self._truth, client, round_, private.batch, private.positions)
+            reach("truth.written")
             self._images[client, round_] = len(private.batch)
 
     def _check(self, derived: Derived) -> None:
@@ -114,7 +156,7 @@ class Watch:
             rest = {
                 "round": seen.round,
                 "error_bound": self._bound(update.values()),
-                **scoring.update_error(self._folder.truth, client, seen.round, update),
+                **scoring.update_error(self._truth, client, seen.round, update),
                 "facts": seen.facts.get("derived"),
             }
         append_line(self._folder.derived, {**line, **rest})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from flwr.app import ConfigRecord, Context, Message
@@ -21,6 +21,7 @@ from fedsim.data.federation import load_federation
 from fedsim.devices import choose_device
 from fedsim.errors import FedsimError
 from fedsim.experiment import Experiment
+from fedsim.failpoints import reach
 from fedsim.grids.deployment import experiment_of
 from fedsim.models.initial import initial_model
 from fedsim.runs import RoundRecord
@@ -28,14 +29,20 @@ from fedsim.secagg.terms import terms_of
 from fedsim.server.collecting import Broadcast, Collected, OnTotal, SecureCollector, collect
 from fedsim.server.edge import as_weights
 from fedsim.server.evaluation import evaluate
+from fedsim.server.strategy_state import put_back, state_of
 
 OnRound = Callable[[RoundRecord], None]
 OnModel = Callable[[int, Mapping[str, Tensor], Mapping[str, Tensor]], None]
 """Gets the round (0: before the first), the global parameters and the running statistics."""
+OnEnd = Callable[["Rounds"], None]
+"""Gets the server's state, before the first round or when one is over, with all that was to be said of it said."""
 
 
 class Rounds:
-    """The server's state over the rounds of an experiment: global parameters, running statistics and the strategy."""
+    """The server's state over the rounds of an experiment: global parameters, running statistics and the strategy.
+
+    done: the last round that is over; -1 before the initial model has been looked at.
+    """
 
     def __init__(self, experiment: Experiment, on_total: OnTotal | None = None) -> None:
         self.experiment = experiment
@@ -53,6 +60,7 @@ class Rounds:
         }
         self.running = batchnorm.statistics(self.model)
         self.buffer_shapes = batchnorm.expected_shapes(self.policy, self.model)
+        self.done = -1
         self.strategy = experiment.server.strategy.settings.build()
         mode = experiment.server.secure_aggregation
         self._secure: SecureCollector | None = None
@@ -62,25 +70,51 @@ class Rounds:
         # Epsilon and delta of each client that trains privately, as it last said.
         self._spent: dict[int, tuple[float, float]] = {}
 
-    def run(self, grid: Grid, on_round: OnRound, on_model: OnModel | None = None) -> None:
-        """All rounds. `on_round` gets a record after each, and one for round 0: the initial model."""
-        record = RoundRecord(0)
-        if self.experiment.server.evaluate_every:
-            record.test_loss, record.test_accuracy = self._test()
-        for number in range(self.experiment.rounds + 1):
-            record = self._round(number, grid) if number else record
+    def run(self, grid: Grid, on_round: OnRound, on_model: OnModel | None = None, on_end: OnEnd | None = None) -> None:
+        """All rounds that are not done. `on_round` gets a record after each, and one for round 0: the initial model."""
+        for number in range(self.done + 1, self.experiment.rounds + 1):
+            record = self._round(number, grid) if number else self._before()
+            self.done = number
             on_round(record)
             if on_model is not None:
                 on_model(number, self.parameters, self.running)
+            if on_end is not None:
+                on_end(self)
+
+    def state(self) -> dict[str, Any]:
+        """All that the rounds to come depend on, besides the experiment: plain data, tensors and Flower's records."""
+        return {
+            "done": self.done,
+            "parameters": self.parameters,
+            "running": self.running,
+            "strategy": state_of(self.strategy, self.experiment.server.strategy.settings.build()),
+            "spent": self._spent,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state` was taken."""
+        self.done = state["done"]
+        self.parameters = {name: state["parameters"][name] for name in self.parameters}
+        self.running = {name: state["running"][name] for name in self.running}
+        put_back(self.strategy, state["strategy"])
+        self._spent = dict(state["spent"])
+
+    def _before(self) -> RoundRecord:
+        record = RoundRecord(0)
+        if self.experiment.server.evaluate_every:
+            record.test_loss, record.test_accuracy = self._test()
+        return record
 
     def _round(self, number: int, grid: Grid) -> RoundRecord:
         start = time.perf_counter()
         messages = self._requests(number, grid)
+        reach("round.asked")
         sent = Broadcast(self.parameters, batchnorm.broadcast(self.policy, self.running), self.buffer_shapes)
         if self._secure is None:
             collected = collect(grid, messages, sent)
         else:
             collected = self._secure.collect(number, grid, messages, sent)
+        reach("round.collected")
         record = RoundRecord(
             number,
             clients=collected.clients,
@@ -89,6 +123,7 @@ class Rounds:
             skipped=self._aggregate(number, collected),
             secure=collected.secure,
         )
+        reach("round.aggregated")
         self._spent.update(collected.spent)
         if self._spent:
             record.epsilons = {client: epsilon for client, (epsilon, _) in sorted(self._spent.items())}
@@ -176,17 +211,21 @@ def server_app(
     on_round: OnRound | None = None,
     on_model: OnModel | None = None,
     on_total: OnTotal | None = None,
+    on_begin: OnEnd | None = None,
+    on_end: OnEnd | None = None,
 ) -> ServerApp:
     """A ServerApp that runs the experiment; the final model is left in `context.state["arrays"]`.
 
-    on_total: gets what a secure aggregation tells the server in each round.
+    on_total: gets what a secure aggregation tells the server in each round. on_begin: may restore an earlier state.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         rounds = Rounds(experiment or experiment_of(context), on_total)
-        rounds.run(grid, on_round or _print_round, on_model)
+        if on_begin is not None:
+            on_begin(rounds)
+        rounds.run(grid, on_round or _print_round, on_model, on_end)
         context.state[protocol.ARRAYS] = flower.to_record(rounds.parameters)
         if rounds.running:
             context.state[protocol.BUFFERS] = flower.to_record(rounds.running)

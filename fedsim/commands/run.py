@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +17,9 @@ from fedsim.adversaries import threat
 from fedsim.attackers import launching
 from fedsim.errors import QUARANTINED, DataUnavailable, FedsimError, InputError
 from fedsim.experiment import Experiment
-from fedsim.experiment_file import as_toml, read
-from fedsim.runs import RunFolder, check_new, new_path, write_whole
+from fedsim.experiment_file import as_table, as_toml, read
+from fedsim.failpoints import reach
+from fedsim.runs import RunFolder, alone, check_new, new_path, write_whole
 from fedsim.sweeps import file as sweep_files
 
 if TYPE_CHECKING:
@@ -25,29 +29,92 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     """Validate everything, then train, attack, score and report."""
     sweep_files.refuse(options.experiment, "sweep")
-    experiment = read(options.experiment, options.settings, rules=[threat.check])
+    experiment = read(options.experiment, [*options.settings, *on_ray(options.ray)], rules=[threat.check])
     if options.out == "":
         raise InputError("--out: is empty; name a folder, or leave --out away")
+    if options.resume:
+        earlier = Path(options.out) if options.out else _last(Path("runs"), experiment.name)
+        if earlier is not None and (earlier / "experiment.toml").is_file():
+            refuse_other(experiment, RunFolder.open(earlier))
+            return go_on(RunFolder.open(earlier), experiment, options.json)
     path = Path(options.out) if options.out else new_path(Path("runs"), experiment.name)
     check_new(path)
-    return _run(experiment, path, options.json)
+    folder = RunFolder.create(path)
+    if not options.json:
+        print(f"running '{experiment.name}' in {path}", flush=True)
+    with alone(path, "fedsim run"):
+        return _run(experiment, folder, options.json)
 
 
-def execute(experiment: Experiment, folder: RunFolder, screen: Screen, facts: Mapping[str, Any] | None = None) -> int:
-    """Run an experiment in a new run folder, and record in its manifest how it began and ended. 0, or 3 if attacks
-    failed. facts: for the manifest besides.
+def go_on(folder: RunFolder, experiment: Experiment, json_lines: bool) -> int:
+    """Go on with a run that was broken off; the exit code of one that is over."""
+    with alone(folder.path, "fedsim run"):
+        manifest = manifests.read(folder)
+        if manifest.get("status") == "done":
+            if not json_lines:
+                print(f"{folder.path} is done; there is nothing to go on with")
+            return int(manifest.get("exit", 0))
+        if not json_lines:
+            print(f"going on with '{experiment.name}' in {folder.path}", flush=True)
+        return _run(experiment, folder, json_lines, resume=True)
+
+
+def on_ray(address: str | None) -> list[str]:
+    """What `--ray ADDRESS` says, as settings."""
+    if address is None:
+        return []
+    return ['runtime.grid="ray"', f"runtime.ray={json.dumps(address)}"]
+
+
+def refuse_other(experiment: Experiment, folder: RunFolder) -> None:
+    """InputError where a run's folder holds another experiment. Where it runs, and who is told, may differ."""
+    there = read(str(folder.experiment))
+    other = replace(there, name=experiment.name, runtime=experiment.runtime, logging=experiment.logging)
+    if other != experiment:
+        mine, its = as_table(experiment), as_table(other)
+        keys = sorted(key for key in {*mine, *its} if mine.get(key) != its.get(key))
+        raise InputError(
+            f"--resume: {folder.path} holds another experiment (it differs in {', '.join(keys)}); "
+            f"`fedsim resume {folder.path}` goes on with that one, and --out takes a new folder for this one"
+        )
+
+
+def _last(parent: Path, name: str) -> Path | None:
+    """The newest of runs/NAME-1, runs/NAME-2, ...; None where there is none."""
+    number = 0
+    while (parent / f"{name}-{number + 1}").exists():
+        number += 1
+    return parent / f"{name}-{number}" if number else None
+
+
+def execute(
+    experiment: Experiment,
+    folder: RunFolder,
+    screen: Screen,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+) -> int:
+    """Run an experiment in a run folder that is new, or, to `resume`, one that was broken off, and record in its
+    manifest how it began and ended. 0, or 3 if attacks failed. facts: for the manifest besides.
 
     Raises whatever ends the run early. Where nothing was run, because of what only the built model or the data could
-    show, the folder is gone then.
+    show, a new folder is gone then.
     """
-    if experiment.adversaries and experiment.runtime.isolation == "process":
+    inline = experiment.runtime.grid == "inline"
+    if experiment.adversaries and experiment.runtime.isolation == "process" and inline:
         launching.start_early()
     # Here, not above: what is wrong with the input is said before torch is imported.
     from fedsim.simulation import simulate
+    from fedsim.states.store import Checkpoints
 
     text = as_toml(experiment)
-    write_whole(folder.experiment, text)
+    before = manifests.read(folder) if resume else {}
+    if not resume:
+        write_whole(folder.experiment, text)
     manifest = {**manifests.start(experiment.seed, text, threat.describe(experiment)), **(facts or {})}
+    if resume:
+        manifest = manifests.resumed(before, manifest)
     manifests.write(folder, manifest)
     started, worked = time.perf_counter(), time.process_time()
 
@@ -56,10 +123,14 @@ def execute(experiment: Experiment, folder: RunFolder, screen: Screen, facts: Ma
         manifests.write(folder, manifests.finish(manifest, status, code, time.perf_counter() - started, **facts))
 
     try:
-        outcome = simulate(experiment, folder, screen)
-    except (InputError, DataUnavailable):
+        outcome = simulate(experiment, folder, screen, resume=resume)
+        reach("run.ending")
+    except (InputError, DataUnavailable) as error:
         # Nothing was run, so the name stays free for the next try.
-        shutil.rmtree(folder.path)
+        if resume:
+            end("failed", error.exit_code, error=str(error))
+        else:
+            shutil.rmtree(folder.path)
         raise
     except FedsimError as error:
         end("failed", error.exit_code, error=str(error))
@@ -67,25 +138,30 @@ def execute(experiment: Experiment, folder: RunFolder, screen: Screen, facts: Ma
     except (KeyboardInterrupt, SystemExit) as stop:
         end("interrupted", 130 if isinstance(stop, KeyboardInterrupt) else int(stop.code or 0))
         raise
+    except OSError as error:
+        place = error.filename or folder.path
+        failure = FedsimError(f"{place}: {error.strerror or error}; `fedsim resume {folder.path}` goes on from there")
+        with suppress(OSError):  # a full disk has no room for this, either
+            end("failed", 1, error=str(failure))
+        raise failure from error
     except Exception as error:
         end("failed", 1, error=f"{type(error).__name__}: {error}")
         raise
     code = QUARANTINED if outcome.quarantined else 0
     end("done", code, warnings=outcome.warnings, **outcome.facts)
+    Checkpoints(folder.resume).remove()
     return code
 
 
-def _run(experiment: Experiment, path: Path, json_lines: bool) -> int:
+def _run(experiment: Experiment, folder: RunFolder, json_lines: bool, *, resume: bool = False) -> int:
     from fedsim import screens
     from fedsim.commands.ending import conclude
 
-    folder = RunFolder.create(path)
-    if not json_lines:
-        print(f"running '{experiment.name}' in {path}", flush=True)
     try:
         with screens.choose_screen(json_lines) as screen:
-            code = execute(experiment, folder, screen)
+            code = execute(experiment, folder, screen, resume=resume)
     except (KeyboardInterrupt, SystemExit):
-        print(f"stopped; what there is of the run is in {path}")
+        if not json_lines:
+            print(f"stopped; `fedsim resume {folder.path}` goes on from there")
         raise
     return conclude(folder, code, json_lines)

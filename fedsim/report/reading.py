@@ -19,8 +19,10 @@ from fedsim.errors import InputError
 from fedsim.report.derived import Derived, Note, derived_of, note_of
 from fedsim.report.rounds import Round, round_of
 from fedsim.report.values import Table, integer, integers, real, strings, table, tables, text
+from fedsim.runs import read_lines, timed
 
 EXPERIMENT, MANIFEST, ROUNDS, ATTACKS = "experiment.toml", "manifest.json", "rounds.jsonl", "attacks.jsonl"
+TIMINGS = "timings.jsonl"
 DERIVED = "derived.jsonl"
 """Only there if an adversary derived single updates, so nothing is said where it is missing."""
 CONSEQUENCES = {
@@ -192,13 +194,14 @@ def read(folder: Path) -> Run:
     if manifest_text.strip() and not manifest:
         gaps.append(f"{MANIFEST} is damaged: {CONSEQUENCES[MANIFEST]}.")
     rounds = {}
-    for line in _lines(folder / ROUNDS, gaps):
+    timings = [line for line in read_lines(folder / TIMINGS) if isinstance(line, Mapping)]
+    for line in timed(_lines(folder / ROUNDS, gaps), timings):
         record = round_of(line)
         if record is not None:
             rounds[record.round] = record  # A resumed run may repeat a round: the last line holds.
     attacks: dict[object, Attack] = {}
     none = _without_attacks(folder, experiment, manifest)
-    for number, line in enumerate(_lines(folder / ATTACKS, gaps) if not none else ()):
+    for number, line in enumerate(timed(_lines(folder / ATTACKS, gaps), timings) if not none else ()):
         attack = attack_of(line)
         key = (attack.job, attack.adversary, attack.client, attack.round) if attack.job else number
         attacks[key] = attack  # Likewise a job that was tried again.
