@@ -27,7 +27,7 @@ from fedsim.report.formats import numbered
 from fedsim.runs import RunFolder, append_attack
 
 if TYPE_CHECKING:
-    from fedsim.cluster.connecting import Cluster
+    from fedsim.cluster.attacks import AttackTasks
 
 
 def attacks_on(seen: Observation, entry: AdversaryEntry, store: JobStore, warn: Callable[[str], None]) -> list[Attack]:
@@ -65,16 +65,16 @@ def run_attacks(
     device: torch.device,
     screen: Screen,
     warn: Callable[[str], None],
-    cluster: Cluster | None = None,
+    tasks: AttackTasks | None = None,
 ) -> list[dict[str, Any]]:
     """Run and score every job; a line of attacks.jsonl each, in the order of the experiment file.
 
     An attack draws from a generator that its job's content alone determines: the same job gives the same result in
     whatever company it runs, up to rounding where a plugin runs several jobs as one batch, and but for limits of time.
     Meanwhile the truth is not in the run's folder, and each adversary's attacks are in a process of their own.
-    cluster: where they run; here, one after another, if it is None.
+    tasks: of a cluster, where they run there; else they run here, one after another.
     """
-    with closing(Attacks(experiment, folder, device, screen, warn, cluster)) as runner:
+    with closing(Attacks(experiment, folder, device, screen, warn, tasks)) as runner:
         return runner.run(attacks)
 
 
@@ -96,10 +96,12 @@ class Attacks:
         device: torch.device,
         screen: Screen,
         warn: Callable[[str], None],
-        cluster: Cluster | None = None,
+        tasks: AttackTasks | None = None,
+        on_line: Callable[[Mapping[str, Any]], None] = lambda line: None,
     ) -> None:
+        """tasks: of a cluster, where attacks run there; else they run here, one after another."""
         self.experiment, self.folder, self.device = experiment, folder, device
-        self.screen, self.warn, self.cluster = screen, warn, cluster
+        self.screen, self.warn, self.tasks, self.on_line = screen, warn, tasks, on_line
         self._store = JobStore(folder.captures, folder.jobs)
         self._attackers: dict[str, Attacker] = {}
         self._expected: set[str] = set()
@@ -111,6 +113,11 @@ class Attacks:
             if attacker.expect(()):
                 attacker.expect([self._work(attack) for attack in group])
                 self._expected.update(attack.job for attack in group)
+
+    def look(self) -> None:
+        """Take what has ended of the attacks that were expected, and show how far the others are."""
+        if self.tasks is not None:
+            self.tasks.look()
 
     def run(
         self, attacks: Iterable[Attack], truth_at: Path | None = None, done: Sequence[Mapping[str, Any]] = ()
@@ -143,8 +150,7 @@ class Attacks:
 
     def _attacker(self, entry: AdversaryEntry) -> Attacker:
         if entry.id not in self._attackers:
-            where = (self.cluster,) if self.cluster is not None else ()
-            made = attacker_for(entry, self._store, self.device, self.experiment.runtime, self.warn, *where)
+            made = attacker_for(entry, self._store, self.device, self.experiment.runtime, self.warn, self.tasks)
             self._attackers[entry.id] = made
         return self._attackers[entry.id]
 
@@ -183,6 +189,7 @@ class Attacks:
         if failed:
             self.warn(f"adversary '{attack.title}' failed on {attack.whom}: {line['error']}")
         append_attack(self.folder, line)
+        self.on_line(line)
         reach("attack.line")
         return line
 

@@ -7,9 +7,9 @@ attacks -> scoring -> report.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from flwr.app import Context, RecordDict
@@ -22,23 +22,19 @@ from fedsim.adversaries.wiretap import Wiretap
 from fedsim.attack import Attack
 from fedsim.attacks import Attacks
 from fedsim.built_checks import check_built
-from fedsim.clients.app import client_app
 from fedsim.clients.workbench import Workbench, workbench
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.failpoints import reach
-from fedsim.grids.inline import InlineGrid
-from fedsim.grids.watched import WatchedGrid
 from fedsim.models import checkpoints
+from fedsim.placing import attack_tasks, cluster_of, grid_of
 from fedsim.progress import Screen
 from fedsim.remembering import Memory
 from fedsim.report.formats import counted, numbered
 from fedsim.runs import RoundRecord, RunFolder, append_round, read_lines, write_whole
 from fedsim.server.app import Rounds, server_app
+from fedsim.sinks.several import Sinks, opened
 from fedsim.watching import Watch
 from fedsim.witness import Witness
-
-if TYPE_CHECKING:
-    from fedsim.cluster.connecting import Cluster
 
 
 @dataclass
@@ -80,10 +76,11 @@ class _Simulation:
         self.experiment, self.folder, self.screen, self.place = experiment, folder, screen, place
         self.outcome = Outcome(facts=facts.for_manifest(experiment, place))
         truth.recover(folder, self.warn)
-        cluster = stack.enter_context(_connected(experiment, self.warn))
-        self.grid = stack.enter_context(closing(_grid(experiment, place, cluster, self.warn)))
+        cluster = stack.enter_context(cluster_of(experiment, self.warn))
+        self.grid = stack.enter_context(closing(grid_of(experiment, cluster, self.warn)))
         beside = experiment.runtime.attacks == "during"
-        self.attacks = Attacks(experiment, folder, place.device, screen, self.warn, cluster)
+        tasks = stack.enter_context(attack_tasks(experiment, cluster, self.warn))
+        self.attacks = Attacks(experiment, folder, place.device, screen, self.warn, tasks, self.on_attack)
         stack.enter_context(closing(self.attacks))
         # While an attack runs, the truth is not in the run's folder.
         self.truth = stack.enter_context(truth.apart(folder, self.warn)) if beside else folder.truth
@@ -95,6 +92,7 @@ class _Simulation:
         self.grid.let_alter(Tampering(experiment, self.warn))
         self.grid.watch(self.wiretap)
         self.grid.watch(witness.note)
+        self.sinks: Sinks | None = None
         self._clipped = False
 
     def run(self, resume: bool) -> Outcome:
@@ -105,13 +103,19 @@ class _Simulation:
         if before:
             self.screen.rounds(before[-1].round, self.experiment.rounds, before[-1])
 
+        with opened(self.experiment, self.folder, self.warn, before[-1].round + 1 if before else None) as self.sinks:
+            self._work(server)
+            self.sinks.end("done", self.outcome.facts)
+        return self.outcome
+
+    def _work(self, server: Mapping[str, Any] | None) -> None:
         def on_begin(rounds: Rounds) -> None:
             if server is not None:
                 rounds.restore(server)
 
         app = server_app(self.experiment, self.on_round, self.on_model, self.wiretap.total, on_begin, self.memory.keep)
         app(self.grid, Context(self.grid.run.run_id, 0, {}, RecordDict(), {}))
-        self.grid.close()
+        self.grid.close()  # attacks have the room of its workers
         self.watch.close()
         if self.watch.notes:
             self.outcome.facts["notes"] = self.watch.notes
@@ -119,7 +123,6 @@ class _Simulation:
             _note_unseen(entry, self.experiment, self.watch.attacks, self.warn)
         self.outcome.attacks = self.attacks.run(self.watch.attacks, self.truth, read_lines(self.folder.attacks))
         self.folder.attacks.touch()  # no line says that nothing was attacked, and no file that the run broke off
-        return self.outcome
 
     def warn(self, text: str) -> None:
         """Said to whoever looks on, and written into the manifest; once, also where a run goes on."""
@@ -134,6 +137,8 @@ class _Simulation:
         append_round(self.folder, record)
         reach("round.line")
         self.screen.rounds(record.round, self.experiment.rounds, record)
+        self._tell(lambda sinks: sinks.round(record))
+        self.attacks.look()
         if record.secure and record.secure.get("clipped") and not self._clipped:
             self._clipped = True
             self.warn(
@@ -141,30 +146,20 @@ class _Simulation:
                 "that were too large; raise server.secure_aggregation.clip, if this goes on"
             )
 
+    def on_attack(self, line: Mapping[str, Any]) -> None:
+        """An attack is over, and scored."""
+        self._tell(lambda sinks: sinks.attack(line))
+
+    def _tell(self, event: Callable[[Sinks], None]) -> None:
+        if self.sinks is not None:
+            event(self.sinks)
+
     def on_model(self, round_: int, parameters: Mapping[str, Tensor], running: Mapping[str, Tensor]) -> None:
         """Store the model, where the experiment wants it."""
         if round_ in self.experiment.save_rounds:
             self.folder.checkpoints.mkdir(exist_ok=True)
             known = {"round": round_, "seed": self.experiment.seed, **checkpoints.model_facts(self.experiment)}
             write_whole(self.folder.checkpoint(round_), checkpoints.pack(parameters, running, known))
-
-
-def _grid(
-    experiment: Experiment, place: Workbench, cluster: Cluster | None, warn: Callable[[str], None]
-) -> WatchedGrid:
-    if cluster is None:
-        return InlineGrid(client_app(experiment), experiment.clients.count)
-    from fedsim.grids.ray import RayGrid
-
-    return RayGrid()
-
-
-def _connected(experiment: Experiment, warn: Callable[[str], None]) -> AbstractContextManager[Cluster | None]:
-    if experiment.runtime.grid == "inline":
-        return nullcontext()
-    from fedsim.cluster.connecting import connected
-
-    return connected(experiment.runtime.ray, warn)
 
 
 def _nothing(attacks: object) -> None:

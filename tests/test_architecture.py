@@ -113,7 +113,7 @@ def test_clients_server_and_adversaries_never_import_one_another(own: str) -> No
 
 def test_the_ground_floor_imports_none_of_the_three() -> None:
     names = ("simulation", "watching", "witness", "attack", "attacks", "attack_lines", "answers", "cli")
-    names += ("built_checks", "facts", "remembering")
+    names += ("built_checks", "facts", "placing", "remembering")
     upstairs = {ROOT / "fedsim" / f"{name}.py" for name in names}
     found = [
         one

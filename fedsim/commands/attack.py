@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim import manifest as manifests
 from fedsim.attackers import launching
+from fedsim.commands.run import on_ray
 from fedsim.errors import QUARANTINED, FedsimError, InputError
 from fedsim.experiment import KNOWLEDGE, SIGHTS, AdversaryEntry, Component, Experiment
 from fedsim.experiment_file import component, read
-from fedsim.runs import RunFolder, read_lines
+from fedsim.runs import RunFolder, alone, read_lines
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     """Give every stored capture that grants what the plugin needs to it, score, and write the report again."""
     folder = RunFolder.open(Path(options.folder))
-    experiment = read(str(folder.experiment))
+    experiment = read(str(folder.experiment), on_ray(options.ray) or ['runtime.grid="inline"'])
     plugin = component("adversaries", options.adversary, options.settings, f"--adversary {options.adversary}")
     name = _free(options.id or plugin.name, folder)
 
@@ -38,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from fedsim.attacks import attacks_on, run_attacks
     from fedsim.commands.ending import conclude
     from fedsim.devices import choose_device
+    from fedsim.placing import attack_tasks, cluster_of
     from fedsim.report.formats import counted
 
     store = JobStore(folder.captures, folder.jobs)
@@ -70,13 +72,15 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"adversary '{plugin.name}' fits no capture of {folder.path}: {left_out.most_common(1)[0][0]}")
     if len(usable) < len(seen):
         left_out["it does not grant what the adversary needs"] = len(seen) - len(usable)
-    with screens.choose_screen(options.json) as screen:
+    with alone(folder.path, "fedsim run"), screens.choose_screen(options.json) as screen:
         for reason, count in left_out.items():
             screen.warn(f"'{name}' leaves out {count} of {counted(len(seen), 'capture')}: {reason}")
         attacks = [attack for one in fitting for attack in attacks_on(one, entry(one), store, screen.warn)]
         if not attacks:
             raise FedsimError(f"adversary '{name}' made no job of the captures of {folder.path}")
-        lines = run_attacks(attacks, experiment, folder, choose_device(experiment.runtime.device), screen, screen.warn)
+        device = choose_device(experiment.runtime.device)
+        with cluster_of(experiment, screen.warn) as cluster, attack_tasks(experiment, cluster, screen.warn) as tasks:
+            lines = run_attacks(attacks, experiment, folder, device, screen, screen.warn, tasks)
     _note(folder, name, plugin, fitting)
     code = QUARANTINED if any(line["status"] == "failed" for line in lines) else 0
     return conclude(folder, code, options.json, attacks=lines)

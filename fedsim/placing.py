@@ -1,0 +1,57 @@
+"""Where the clients and the attacks of an experiment work: in this process and its own, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import TYPE_CHECKING
+
+from fedsim.clients.app import client_app
+from fedsim.clients.workbench import workbench
+from fedsim.experiment import Experiment
+from fedsim.grids.inline import InlineGrid
+from fedsim.grids.watched import WatchedGrid
+
+if TYPE_CHECKING:
+    from fedsim.cluster.attacks import AttackTasks
+    from fedsim.cluster.connecting import Cluster
+
+Warn = Callable[[str], None]
+
+
+def grid_of(experiment: Experiment, cluster: Cluster | None, warn: Warn) -> WatchedGrid:
+    """The grid of an experiment's clients, to be closed."""
+    if cluster is None:
+        return InlineGrid(client_app(experiment), experiment.clients.count)
+    from fedsim.cluster.sizing import Size
+    from fedsim.grids.ray import RayGrid
+
+    return RayGrid(
+        cluster,
+        functools.partial(client_app, experiment),
+        experiment.clients.count,
+        size=Size.of(experiment),
+        warn=warn,
+        prepare=functools.partial(workbench, experiment),
+    )
+
+
+def attack_tasks(
+    experiment: Experiment, cluster: Cluster | None, warn: Warn
+) -> AbstractContextManager[AttackTasks | None]:
+    """What gives an experiment's attacks to a cluster, for the length of a block; None where they run here."""
+    if cluster is None or not experiment.adversaries:
+        return nullcontext()
+    from fedsim.cluster.attacks import AttackTasks
+
+    return closing(AttackTasks(cluster, experiment.runtime.cpus_per_attack, experiment.runtime.gpus_per_attack, warn))
+
+
+def cluster_of(experiment: Experiment, warn: Warn) -> AbstractContextManager[Cluster | None]:
+    """The cluster that an experiment asks for, for the length of a block; None where it asks for none."""
+    if experiment.runtime.grid == "inline":
+        return nullcontext()
+    from fedsim.cluster.connecting import connected
+
+    return connected(experiment.runtime.ray, warn)
