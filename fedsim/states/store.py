@@ -103,7 +103,8 @@ class Checkpoints:
     def _part(self, data: bytes) -> str:
         address = digest(data)
         path = self._path / "parts" / f"{address}.safetensors"
-        if not path.exists():
+        # A file of that name which this process has neither written nor read may be a damaged one.
+        if address not in self._unchanged.values():
             write_whole(path, data)
         return address
 
