@@ -200,7 +200,8 @@ class Attacks:
             yield attack, answers.get(attack.job) or self._alone(attack, attacker)
 
     def _alone(self, attack: Attack, attacker: Attacker) -> _Answer:
-        self.screen.attack(attack.name, 0, 1, "")
+        if not attacker.expect(()):  # one that works ahead says itself when it begins
+            self.screen.attack(attack.name, 0, 1, "")
         attacker.ready()
         start = time.perf_counter()
         found = attacker.attack(attack.job, self._seed(attack.job), self._teller(attack.name))

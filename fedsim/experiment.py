@@ -201,6 +201,10 @@ class Runtime:
     """Ray: of each attack."""
     attacks: Literal["after", "during"] = "after"
     """When attacks run: when all rounds are over, or, on Ray, beside them."""
+    attack_timeout: Positive | None = None
+    """Seconds that an attack may work on a job before it is ended and counts as failed. If absent: for ever."""
+    client_timeout: Positive | None = None
+    """Ray: seconds that a worker may take over a client's message before it is ended, and the client a dropout."""
     vectorized: Literal["off", "on", "auto"] = "off"
     """Inline: whether the clients of a round train as one batched computation, which differs from one by one by
     rounding. auto: where a short trial shows it faster."""

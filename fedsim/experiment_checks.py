@@ -303,6 +303,11 @@ def _no_client(client: int, experiment: Experiment) -> str:
 def _runtime(experiment: Experiment, problems: Problems) -> None:
     """What only one of the grids can do."""
     runtime = experiment.runtime
+    if runtime.attack_timeout is not None and runtime.isolation == "none":
+        problems.add(
+            ("runtime", "attack_timeout"),
+            'an attack in the simulation\'s own process cannot be ended; use isolation = "process", or leave it out',
+        )
     if runtime.grid == "ray":
         if runtime.vectorized != "off":
             problems.add(
@@ -315,7 +320,7 @@ def _runtime(experiment: Experiment, problems: Problems) -> None:
             ("runtime", "attacks"), 'attacks run beside the rounds on a Ray cluster alone; use grid = "ray", or "after"'
         )
     plain = Runtime()
-    for key in ("workers", "gpus_per_client", "gpus_per_attack"):
+    for key in ("workers", "gpus_per_client", "gpus_per_attack", "client_timeout"):
         if getattr(runtime, key) != getattr(plain, key):
             problems.add(("runtime", key), 'means a Ray cluster; use grid = "ray" (or --ray ADDRESS), or leave it out')
 

@@ -81,6 +81,7 @@ SECTIONS = [
     *(Number("runtime", f"cpus_per_{what}", "positive") for what in ("client", "attack")),
     *(Number("runtime", f"gpus_per_{what}", "fraction") for what in ("client", "attack")),
     Number("runtime", "checkpoint_every", "index"),
+    *(Number("runtime", f"{what}_timeout", "positive") for what in ("client", "attack")),
     Number("entry", "targets", "index", many=True),
     Number("entry", "rounds", "count", many=True),
     Number("entry", "member", "index"),

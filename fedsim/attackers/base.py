@@ -30,6 +30,20 @@ class Failure:
         return cls(type(error).__name__, str(error))
 
 
+@dataclass(frozen=True)
+class Lost(Failure):
+    """The process was killed, or could not even begin. The plugin said nothing, and to try again may help."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """An attack that will be asked for: the arguments of `Attacker.attack`."""
+
+    job: str
+    seed: int
+    tell: Listener
+
+
 Found = Reconstruction | Failure
 """What came of an attack: an answer of the right form (`answers.check_form`), or why there is none."""
 
@@ -49,6 +63,13 @@ class Attacker(Protocol):
         """Whether the plugin would rather have all of its jobs at once."""
         ...
 
+    def expect(self, works: Sequence[Expected], together: Listener | None = None) -> bool:
+        """These will be asked for, in this order: each by `attack`, or, where there is a listener for all of them
+        `together`, all by one `attack_many`. Whoever can work ahead begins now, and says so by True; an attack that has
+        begun tells its listener so. May be called any number of times. Never raises.
+        """
+        ...
+
     def attack(self, job: str, seed: int, tell: Listener) -> Found:
         """Run one job."""
         ...
@@ -61,6 +82,12 @@ class Attacker(Protocol):
         self, parts: Sequence[tuple[str, Reconstruction]], seed: int, tell: Listener
     ) -> Mapping[str, Found] | Failure:
         """Put the answers of jobs together: one, by the empty name, or several by theirs."""
+        ...
+
+    def took(self, job: str = "") -> float | None:
+        """The seconds that the last attack on a job took where it was run, its share where it was one of several that
+        ran together; with no job, those of the last `combine`. None: as many as whoever asked for it waited.
+        """
         ...
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from fedsim import answers, progress
 from fedsim.adversaries.base import Job, Reconstruction
 from fedsim.adversaries.storage import Jobs, Lazy
-from fedsim.attackers.base import Failure, Found
+from fedsim.attackers.base import Expected, Failure, Found
 from fedsim.progress import Listener
 from fedsim.report.formats import counted
 
@@ -30,6 +30,10 @@ class InlineAttacker:
             return bool(self._plugin.batches(self._device))
         except Exception as error:
             return Failure.of(error)
+
+    def expect(self, works: Sequence[Expected], together: Listener | None = None) -> bool:
+        """It does one thing after another."""
+        return False
 
     def attack(self, job: str, seed: int, tell: Listener) -> Found:
         """See `Attacker`."""
@@ -65,6 +69,10 @@ class InlineAttacker:
             return {name: _checked(one) for name, one in found.items()}
         except Exception as error:
             return Failure.of(error)
+
+    def took(self, job: str = "") -> float | None:
+        """As long as it was waited for."""
+        return None
 
     def _whole(self, parts: Sequence[tuple[str, Reconstruction]]) -> Sequence[tuple[Job, Reconstruction]]:
         """Jobs with their answers. A job holds a model and an update, so that not all of them are in memory at once."""

@@ -31,6 +31,8 @@ FAMILIES = (
 """What of the environment an attack gets: words, and all that begin so. It is what finds libraries, compilers and
 devices and sets their threads; where data are is not among it."""
 
+VISIBLE = "_VISIBLE_DEVICES"
+
 
 class Process:
     """One attack process. socket: to talk with it, by `wire`. number: its process number."""
@@ -40,9 +42,14 @@ class Process:
         self._status = status
         self._code: int | None = None
 
-    def wait_for_word(self) -> bool:
-        """Wait until there is something to receive (True), or the process has ended without a last word (False)."""
-        return self.socket in wait([self.socket, self._status])
+    def wait_for_word(self, seconds: float | None = None) -> bool:
+        """Wait until there is something to receive (True), or the process has ended without a last word (False).
+        Raises TimeoutError where neither is so after that time.
+        """
+        ready = wait([self.socket, self._status], seconds)
+        if not ready:
+            raise TimeoutError
+        return self.socket in ready
 
     def end(self, at_once: bool) -> int | None:
         """End it, if it has not ended: by hanging up, or at once. Returns its exit code (a signal's number is
@@ -153,6 +160,13 @@ def environment() -> dict[str, str]:
     # Whether there is a GPU is asked of the driver's library: CUDA itself would not survive being copied.
     kept.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     return {**kept, "PYTHONPATH": os.pathsep.join(one for one in search_path() if Path(one).is_absolute())}
+
+
+def visible_devices() -> dict[str, str]:
+    """The words of the environment that say which accelerators may be used. They are told to each attack process, as
+    they may have changed since the process was started that it is a copy of.
+    """
+    return {key: value for key, value in os.environ.items() if key.endswith(VISIBLE)}
 
 
 def search_path() -> list[str]:

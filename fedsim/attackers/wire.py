@@ -1,22 +1,27 @@
-"""Messages between a run and the process of an attack: a JSON header, and bytes behind it. Nothing is unpickled."""
+"""Messages between a run and the process of an attack: a JSON header, and bytes behind it. Nothing is unpickled.
+
+Whoever only passes messages on needs no torch: it is imported where answers are packed.
+"""
 
 from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fedsim.adversaries.base import Reconstruction
 from fedsim.attackers.base import Failure, Found
-from fedsim.tensorfile import pack, unpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LENGTHS = 8
 _MOST = 2**40
 """Bytes of a message; whoever announces more is not of this house."""
+
+NONSENSE = Failure("", "the attack's process sent what is no answer")
 
 TENSORS = ("images", "labels", "initial", "raw", "ids")
 """The fields of a reconstruction that are tensors."""
@@ -65,6 +70,8 @@ def _exactly(source: socket.socket, size: int) -> bytearray:
 
 def packed(found: Mapping[str, Found]) -> Message:
     """Answers by name, as a message. One that cannot be written down is a failure."""
+    from fedsim.tensorfile import pack
+
     facts: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for place, (name, one) in enumerate(found.items()):
@@ -81,6 +88,8 @@ def packed(found: Mapping[str, Found]) -> Message:
 
 def unpacked(message: Message) -> dict[str, Found]:
     """The same answers again. Raises ValueError, KeyError or TypeError where these are none."""
+    from fedsim.tensorfile import unpack
+
     tensors = unpack(message.body)[0]
     found: dict[str, Found] = {}
     for place, (name, facts) in enumerate(message.header["answers"].items()):
@@ -90,6 +99,17 @@ def unpacked(message: Message) -> dict[str, Found]:
         own = {key: tensors[f"{place}/{key}"] for key in TENSORS if f"{place}/{key}" in tensors}
         history = tuple((step, value) for step, value in facts.pop("history"))
         found[name] = Reconstruction(**{"images": None, "labels": None, "history": history} | facts | own)
+    return found
+
+
+def answers_in(message: Message, names: Sequence[str] | None = None) -> dict[str, Found] | Failure:
+    """The answers in a message; NONSENSE where they are none, or others than those `names` that were asked for."""
+    try:
+        found = unpacked(message)
+        if names is not None and list(found) != list(names):
+            raise ValueError("not the answers that were asked for")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return NONSENSE
     return found
 
 

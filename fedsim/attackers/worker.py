@@ -18,6 +18,7 @@ from fedsim.adversaries.storage import Jobs, Kind
 from fedsim.attackers import wire
 from fedsim.attackers.base import Failure, Found
 from fedsim.attackers.inline import InlineAttacker
+from fedsim.attackers.launching import VISIBLE
 from fedsim.attackers.rebuilding import rebuilt
 from fedsim.devices import choose_device
 from fedsim.errors import FedsimError
@@ -62,7 +63,11 @@ class _Worker:
         sys.path[:] = words["search_path"]
         if words["threads"] != torch.get_num_threads():
             torch.set_num_threads(words["threads"])
-        return InlineAttacker(rebuilt(words["plugin"]), Jobs(self._fetch), choose_device(words["device"]))
+        _see(words["visible"])
+        device = choose_device(words["device"])
+        if device.type == "cuda" and words["share"] < 1:
+            torch.cuda.set_per_process_memory_fraction(words["share"], device)
+        return InlineAttacker(rebuilt(words["plugin"]), Jobs(self._fetch), device)
 
     def _fetch(self, kind: Kind, address: str) -> bytes:
         data = self.ask({"want": kind, "at": address}).body
@@ -89,6 +94,13 @@ class _Worker:
             wire.send(self._run, message.header, message.body)
         except OSError:  # nobody is left who would want to know; not even the plugin may go on
             os._exit(1)
+
+
+def _see(visible: Mapping[str, str]) -> None:
+    """Only these accelerators. Nothing has looked at any yet, so that this is in time."""
+    for key in [one for one in os.environ if one.endswith(VISIBLE)]:
+        del os.environ[key]
+    os.environ.update(visible)
 
 
 class _Answers(Sequence[tuple[str, Reconstruction]]):

@@ -8,6 +8,7 @@ comes, it ends all of its copies and itself.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -23,6 +24,9 @@ and its exit code when it has ended."""
 
 NUMBER = 8
 """Bytes of either, signed, big-endian."""
+
+_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux's prctl: which signal a process gets when its parent ends."""
 
 
 def main(control: int) -> None:
@@ -75,11 +79,13 @@ def _copy(served: int, foreign: list[int]) -> int:
     """A copy that serves a socket. Returns its process number, in this process alone."""
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
     number = os.fork()
     if number:
         return number
     code = 1
     try:
+        _end_with(parent)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -98,6 +104,14 @@ def _copy(served: int, foreign: list[int]) -> int:
             sys.stderr.flush()
         finally:
             os._exit(code & 0xFF)
+
+
+def _end_with(parent: int) -> None:
+    """Where the parent is killed, it cannot end its copies. On Linux the kernel does it then."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def _report_ended(copies: dict[int, int]) -> None:

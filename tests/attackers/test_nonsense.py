@@ -13,7 +13,8 @@ import torch
 from fedsim.adversaries.storage import JobStore
 from fedsim.attackers import launching, wire
 from fedsim.attackers.base import Failure
-from fedsim.attackers.process import NONSENSE, ProcessAttacker
+from fedsim.attackers.process import ProcessAttacker
+from fedsim.attackers.wire import NONSENSE
 
 
 class Speaker:

@@ -15,10 +15,11 @@ from fedsim import plugins
 from fedsim.adversaries.base import Reconstruction
 from fedsim.adversaries.storage import JobStore
 from fedsim.attack import clients_of
-from fedsim.attackers import launching
+from fedsim.attackers import launching, wire
 from fedsim.attackers.base import Failure
+from fedsim.attackers.hiring import Served
 from fedsim.attackers.inline import InlineAttacker
-from fedsim.attackers.process import ProcessAttacker, _Served
+from fedsim.attackers.process import ProcessAttacker
 from fedsim.attackers.rebuilding import described, rebuilt
 from fedsim.attacks import run_attacks
 from fedsim.experiment import AdversaryEntry, Component
@@ -136,6 +137,19 @@ def test_the_process_has_nothing_of_the_run(
     assert not list(tmp_path.glob(".fedsim-truth-*"))
 
 
+def test_a_process_sees_the_devices_of_now(attacked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those that were visible when the process was started that all others are copies of."""
+    launching.start_early()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
+    outcome, _, _ = attacked("spy")
+    seen = outcome.attacks[0]["notes"]["environment"]
+    assert {key: value for key, value in seen.items() if key.endswith("_VISIBLE_DEVICES")} == {
+        **{key: value for key, value in os.environ.items() if key.endswith("_VISIBLE_DEVICES")},
+        "CUDA_VISIBLE_DEVICES": "7",
+    }
+
+
 def test_two_adversaries_never_share_a_process(site: Path, small: Any, tmp_path: Path) -> None:
     plugin = Component("spy", plugins.load("adversaries", "spy")())
     entries = tuple(AdversaryEntry(name, plugin, "server", (0,), (1,)) for name in ("one", "two"))
@@ -148,7 +162,7 @@ def test_only_what_a_piece_of_work_is_made_of_is_served(attacked: Any) -> None:
     _, run, _ = attacked("mean")
     store = JobStore(run / "captures", run / "jobs")
     jobs = sorted(path.stem for path in (run / "jobs").iterdir())
-    served = _Served(store, jobs[:1], [Reconstruction(None, torch.tensor([1]), 0.0, 1)])
+    served = Served(store, jobs[:1], [wire.packed({"": Reconstruction(None, torch.tensor([1]), 0.0, 1)})])
     (seen,) = json.loads(store.read("job", jobs[0]))["observations"]
     assert "refused" in served.answer({"want": "observation", "at": seen}).header, "not before its job"
     assert served.answer({"want": "job", "at": jobs[0]}).body == store.read("job", jobs[0])

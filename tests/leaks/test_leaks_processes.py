@@ -172,7 +172,7 @@ def test_a_hole_in_the_wall_around_a_process_is_found(
 
     monkeypatch.setattr(JobStore, "__init__", creates)
     monkeypatch.setattr(launching, "search_path", lambda: [*path(), *runs[-1:]])
-    monkeypatch.setattr(attacks._Runner, "_seed", lambda runner, address: runner.experiment.seed)
+    monkeypatch.setattr(attacks.Attacks, "_seed", lambda runner, address: runner.experiment.seed)
     monkeypatch.setattr(wiretap.Wiretap, "_known", knows)
     played, pipes, screen = attacked("off", federation, tmp_path, monkeypatch)
     for number, said in pipes.said.items():

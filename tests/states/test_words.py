@@ -88,9 +88,9 @@ def test_records_come_back_in_their_order_and_types() -> None:
 
 def test_the_global_generators_go_on_where_they_were() -> None:
     state = again(chance.global_generators())
-    first = (random.random(), np.random.rand(), float(torch.rand(())))  # noqa: NPY002
+    first = (random.random(), np.random.rand(), float(torch.rand(())))
     chance.restore(state)
-    assert (random.random(), np.random.rand(), float(torch.rand(()))) == first  # noqa: NPY002
+    assert (random.random(), np.random.rand(), float(torch.rand(()))) == first
 
 
 @pytest.mark.parametrize("value", [object(), lambda: 0, {"a": [object()]}, {1.5: 0}, {b"k": 0}])
