@@ -15,7 +15,7 @@ like any other and travel in the update.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -82,8 +82,10 @@ def broadcast(policy: str, running: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(running) if policy in ("share_batch", "share_running", "freeze") else {}
 
 
-def training_mode(model: nn.Module, policy: str) -> None:
-    """Put the model into the mode in which a client trains it."""
+def training_mode(model: nn.Module, policy: str, modules: Iterable[nn.Module] | None = None) -> None:
+    """Put the model into the mode in which a client trains it. modules: all of the model's, where they are known."""
+    if policy != "freeze" and all(module.training for module in modules or model.modules()):
+        return
     model.train()
     if policy == "freeze":
         for layer in layers(model).values():

@@ -9,6 +9,10 @@ QUARANTINED = 3
 """The exit code of what was done, but for attacks whose plugin failed."""
 
 
+LONGEST = 1000
+"""Signs of a line that tells a problem."""
+
+
 class FedsimError(Exception):
     """Base of every error that fedsim raises on purpose. The command line prints it without a traceback."""
 
@@ -19,14 +23,14 @@ class InputError(FedsimError):
     """The user's input is wrong. Exit code 2.
 
     `problems` holds one line for each thing that is wrong, of the form `place: key: problem; remedy`, so that
-    a file with three mistakes is mended in one go.
+    a file with three mistakes is mended in one go. Whatever a file holds, a line can be read: see `legible`.
     """
 
     exit_code = 2
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = tuple(map(legible, problems))
+        super().__init__("\n".join(self.problems))
 
 
 class SettingError(InputError):
@@ -46,6 +50,20 @@ class DataUnavailable(FedsimError):
 
 class ProtocolError(FedsimError):
     """A message broke the protocol (NaN, wrong shape, missing key). Names the client and the key."""
+
+
+def legible(line: str) -> str:
+    """One line for a screen, whatever was put in it: signs that move the cursor or hide are written out (`\\n`), and of
+    a line that is far too long the middle is left out: the place stands in front, the remedy at the end.
+    """
+    line = _shortened(line)
+    if line.isprintable():
+        return line
+    return _shortened("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 3 :]}"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

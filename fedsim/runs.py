@@ -14,6 +14,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -254,12 +255,16 @@ def alone(path: Path, what: str) -> Iterator[None]:
     that ends. what: is at work in it, for the InputError where another one is.
     """
     with (path / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"{path}: another `{what}` is at work in it; wait for it, or choose another folder"
-            ) from None
+        for patience in (0.1, 0.1, 0.0):  # whoever watches the folder tries for a moment whether somebody has it
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if not patience:
+                    raise InputError(
+                        f"{path}: another `{what}` is at work in it; wait for it, or choose another folder"
+                    ) from None
+                time.sleep(patience)
         yield
 
 

@@ -70,10 +70,14 @@ class Problems:
 
 
 def dotted(path: Path) -> str:
-    """`clients.groups[0].members`, for a person."""
+    """`clients.groups[0].members`, for a person. A key of blanks, or with some around it, is in quotes."""
     out = ""
     for part in path:
-        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
+        if isinstance(part, int):
+            out += f"[{part}]"
+        else:
+            word = part if part == part.strip() != "" else f"'{part}'"
+            out += f".{word}" if out else word
     return out
 
 

@@ -5,17 +5,37 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import defaultdict
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
+from fedsim.pace import Pace, about
 from fedsim.runs import RoundRecord, finite
+
+TRAINING = "training"
+"""What the rounds are called beside attacks."""
 
 PLAIN_EVERY = 5.0
 """Seconds between two lines on the progress of one attack, where there is no terminal."""
+
+
+class TimeLeft(ProgressColumn):
+    """The time that is left. Unlike rich's own, it has an estimate of steps that take minutes, too."""
+
+    def render(self, task: Task) -> Text:
+        """`1:05`, `1:00:00`, or `-:--` where nothing can be told yet."""
+        left: float | None = task.fields["pace"].left()
+        if left is None:
+            return Text("-:--", style="progress.remaining")
+        minutes, seconds = divmod(round(left), 60)
+        hours, minutes = divmod(minutes, 60)
+        words = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        return Text(words, style="progress.remaining")
 
 
 class TerminalScreen:
@@ -26,7 +46,7 @@ class TerminalScreen:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
+            TimeLeft(),
             TextColumn("{task.fields[note]}"),
             console=console,
         )
@@ -41,7 +61,7 @@ class TerminalScreen:
 
     def rounds(self, done: int, total: int, record: RoundRecord) -> None:
         """Move the bar of the rounds."""
-        self._move("training", done, total, record.line().partition(", ")[2])
+        self._move(TRAINING, done, total, record.line().partition(", ")[2])
 
     def attack(self, name: str, done: int, total: int, note: str) -> None:
         """Move an attack's bar."""
@@ -53,11 +73,12 @@ class TerminalScreen:
 
     def _move(self, name: str, done: int, total: int, note: str) -> None:
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(escape(name), total=total, note="")
+            self._tasks[name] = self._progress.add_task(escape(name), total=total, note="", pace=Pace())
+        task = next(task for task in self._progress.tasks if task.id == self._tasks[name])
         # The report of the end has a total of its own; a finished bar keeps its length.
         if (done, total) == (1, 1):
-            task = next(task for task in self._progress.tasks if task.id == self._tasks[name])
             done = total = int(task.total or 1)
+        task.fields["pace"].step(done, total)
         self._progress.update(self._tasks[name], completed=done, total=total, note=escape(note))
 
 
@@ -66,6 +87,7 @@ class PlainScreen:
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
 
     def __enter__(self) -> Self:
         return self
@@ -74,16 +96,17 @@ class PlainScreen:
         return None
 
     def rounds(self, done: int, total: int, record: RoundRecord) -> None:
-        """A line."""
-        print(f"{record.line()} ({done}/{total})", flush=True)
+        """A line, with the time that is left."""
+        print(f"{record.line()} ({done}/{total}{_left(self._paces[TRAINING].step(done, total))})", flush=True)
 
     def attack(self, name: str, done: int, total: int, note: str) -> None:
         """A line at the start, at the end, and now and then between."""
         now = time.monotonic()
         first, last = name not in self._last, done >= total
+        left = _left(self._paces[name].step(done, total))
         if first or last or now - self._last[name] >= PLAIN_EVERY:
             self._last[name] = now
-            state = "started" if done == 0 else "done" if (done, total) == (1, 1) else f"{done}/{total}"
+            state = "started" if done == 0 else "done" if (done, total) == (1, 1) else f"{done}/{total}{left}"
             if state == "done" or not last:
                 print(f"attack {name}: {state}{', ' + note if note else ''}", flush=True)
 
@@ -93,7 +116,10 @@ class PlainScreen:
 
 
 class JsonScreen:
-    """One JSON object a line on the output stream."""
+    """One JSON object a line on the output stream. `left_seconds`: an estimate, null where there is none yet."""
+
+    def __init__(self) -> None:
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
 
     def __enter__(self) -> Self:
         return self
@@ -102,16 +128,25 @@ class JsonScreen:
         return None
 
     def rounds(self, done: int, total: int, record: RoundRecord) -> None:
-        """{"event": "round", ...} with the fields of rounds.jsonl."""
-        emit("round", **record.as_json())
+        """{"event": "round", ...} with the fields of rounds.jsonl, and the time that is left."""
+        emit("round", **record.as_json(), rounds=total, left_seconds=_rounded(self._paces[TRAINING].step(done, total)))
 
     def attack(self, name: str, done: int, total: int, note: str) -> None:
         """{"event": "attack", ...}."""
-        emit("attack", name=name, done=done, total=total, note=note)
+        left = _rounded(self._paces[name].step(done, total))
+        emit("attack", name=name, done=done, total=total, note=note, left_seconds=left)
 
     def warn(self, text: str) -> None:
         """{"event": "warning", ...}."""
         emit("warning", text=text)
+
+
+def _left(seconds: float | None) -> str:
+    return f", {about(seconds)} left" if seconds else ""
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def emit(event: str, **fields: Any) -> None:

@@ -103,7 +103,8 @@ class _Simulation:
         if before:
             self.screen.rounds(before[-1].round, self.experiment.rounds, before[-1])
 
-        with opened(self.experiment, self.folder, self.warn, before[-1].round + 1 if before else None) as self.sinks:
+        first = (before[-1].round + 1 if before else 0) if resume else None
+        with opened(self.experiment, self.folder, self.warn, first) as self.sinks:
             self._work(server)
             self.sinks.end("done", self.outcome.facts)
         return self.outcome

@@ -25,6 +25,7 @@ def locate(text: str) -> dict[Path, int]:
 class _Walker:
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
+        self._counted, self._number = 0, 1
         self.lines: dict[Path, int] = {}
         self.arrays: dict[Path, int] = {}
 
@@ -40,29 +41,25 @@ class _Walker:
 
     def _header(self, closing: str, *, array: bool) -> Path:
         line = self._line()
-        path: Path = ()
-        for part in self._key():
-            path = (*path, part)
-            if path in self.arrays and not array:
-                path = (*path, self.arrays[path])
+        *outer, last = self._key()
         self._space()
         self._take(closing)
-        if array:
-            # Outer arrays of tables are entered through their last element, the array itself gets a new one.
-            path = self._through_arrays(path)
+        path: Path = ()
+        for part in outer:
+            # Outer arrays of tables are entered through their last element.
+            path = self._entered((*path, part))
+            # `[a.b.c]` makes `a` and `a.b` as well, unless they are there.
+            self.lines.setdefault(path, line)
+        path = (*path, last)
+        if array:  # the array itself gets a new element
             self.arrays[path] = self.arrays.get(path, -1) + 1
             self.lines.setdefault(path, line)
-            path = (*path, self.arrays[path])
+        path = self._entered(path)
         self.lines[path] = line
         return path
 
-    def _through_arrays(self, path: Path) -> Path:
-        out: Path = ()
-        for part in path[:-1]:
-            out = (*out, part)
-            if out in self.arrays:
-                out = (*out, self.arrays[out])
-        return (*out, path[-1])
+    def _entered(self, path: Path) -> Path:
+        return (*path, self.arrays[path]) if path in self.arrays else path
 
     def _pair(self, here: Path) -> None:
         line = self._line()
@@ -131,4 +128,7 @@ class _Walker:
         return False
 
     def _line(self) -> int:
-        return self.text.count("\n", 0, self.at) + 1
+        """The line of the place that was come to. Counted on from the last one: a list may have very many items."""
+        self._number += self.text.count("\n", self._counted, self.at)
+        self._counted = self.at
+        return self._number

@@ -60,7 +60,7 @@ class Collected:
 def collect(grid: Grid, messages: Sequence[Message], sent: Broadcast) -> Collected:
     """Send the train requests, and take every client's update by itself."""
     replies = grid.send_and_receive(messages)
-    admitted, dropouts = admit(replies, sent.parameters, sent.shapes)
+    admitted, dropouts = admit(replies, sent.parameters, sent.shapes, messages)
     heard = {reply.client for reply in admitted} | {dropout.client for dropout in dropouts}
     dropouts += _silent([client_at(message.metadata.dst_node_id) for message in messages], heard)
     return Collected(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 from torch import Tensor
 
 import fedsim.grids.flower_internals as flower
 from fedsim import protocol
-from fedsim.errors import ProtocolError
-from fedsim.grids.watched import client_of
+from fedsim.errors import ProtocolError, legible
+from fedsim.grids.watched import client_at, client_of
+from fedsim.reading import read_tensors
 from fedsim.runs import Dropout
+
+MOST = 2**63
+"""Numbers of examples and of steps are below it."""
 
 Spent = tuple[float, float]
 """Epsilon and delta that a client's private training has cost."""
@@ -37,23 +42,44 @@ class Admitted:
 
 
 def admit(
-    replies: Iterable[Message], parameters: Mapping[str, Tensor], buffers: Mapping[str, tuple[int, ...]]
+    replies: Iterable[Message],
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, tuple[int, ...]],
+    requests: Sequence[Message] | None = None,
 ) -> tuple[list[Admitted], list[Dropout]]:
-    """The usable replies in the order of the clients, and the others as dropouts with their reasons.
+    """The usable replies in the order of the clients, and those that gave none as dropouts with their reasons.
 
     parameters: the broadcast model, for names and shapes. buffers: the names and shapes of the statistics that the
-    BatchNorm policy has every client send.
+    BatchNorm policy has every client send. requests: what the replies must answer; None: whatever they answer. Of
+    several usable replies of one client the first counts.
     """
-    admitted, dropouts = [], []
+    asked = None if requests is None else {client_at(one.metadata.dst_node_id): one for one in requests}
+    admitted: dict[int, Admitted] = {}
+    refused: dict[int, str] = {}
     for reply in sorted(replies, key=client_of):
         client = client_of(reply)
+        if client in admitted:
+            continue
         try:
+            if asked is not None:
+                _refuse_other(reply, asked.get(client))
             if reply.has_error():
                 raise ProtocolError(reply.error.reason or "the client failed and gave no reason")
-            admitted.append(_checked(reply, client, parameters, buffers))
+            admitted[client] = _checked(reply, client, parameters, buffers)
         except ProtocolError as problem:
-            dropouts.append(Dropout(client, str(problem)))
-    return admitted, dropouts
+            refused.setdefault(client, legible(str(problem)))
+    out = [Dropout(client, reason) for client, reason in refused.items() if client not in admitted]
+    return list(admitted.values()), out
+
+
+def _refuse_other(reply: Message, request: Message | None) -> None:
+    """A reply belongs to one request. What an earlier round left behind, or a stranger sends, is no part of a round."""
+    if request is None or reply.metadata.src_node_id != request.metadata.dst_node_id:
+        raise ProtocolError("was not asked in this round")
+    for what in ("group_id", "message_type"):
+        mine, its = getattr(request.metadata, what), getattr(reply.metadata, what)
+        if mine != its:
+            raise ProtocolError(f"answers another request than this round's: its {what} is '{its}', not '{mine}'")
 
 
 def as_weights(reply: Admitted, parameters: Mapping[str, Tensor], rate: float, *, double: bool) -> Message:
@@ -76,8 +102,8 @@ def _checked(
     reply: Message, client: int, parameters: Mapping[str, Tensor], buffers: Mapping[str, tuple[int, ...]]
 ) -> Admitted:
     content = reply.content
-    update = _tensors(content, protocol.UPDATE, {name: tuple(value.shape) for name, value in parameters.items()})
-    statistics = _tensors(content, protocol.BUFFERS, buffers) if buffers else {}
+    update = read_tensors(content, protocol.UPDATE, {name: tuple(value.shape) for name, value in parameters.items()})
+    statistics = read_tensors(content, protocol.BUFFERS, buffers) if buffers else {}
     metrics = content.get(protocol.METRICS)
     if not isinstance(metrics, MetricRecord):
         raise ProtocolError(f"the record '{protocol.METRICS}' is missing")
@@ -119,8 +145,12 @@ def _numbers(metrics: MetricRecord, required: Collection[str]) -> dict[str, int 
         value = metrics.get(key)
         if value is None and key not in required:
             continue
-        if not isinstance(value, int | float):
-            raise ProtocolError(f"{protocol.METRICS}/{key} is not a number")
+        if not isinstance(value, int | float) or (isinstance(value, int) and abs(value) >= MOST):
+            raise ProtocolError(f"{protocol.METRICS}/{key} is not a number, or too large a one")
+        if key in required and not (abs(value) < MOST and value == int(value)):
+            raise ProtocolError(f"{protocol.METRICS}/{key} is {value}, and counts nothing")
+        if key == protocol.TRAIN_LOSS and not math.isfinite(value):
+            raise ProtocolError(f"{protocol.METRICS}/{key} is {value}")
         numbers[key] = value
     return numbers
 
@@ -137,36 +167,3 @@ def _said(numbers: Mapping[str, int | float]) -> tuple[float | None, Spent | Non
         None if loss is None else float(loss),
         None if epsilon is None or delta is None else (float(epsilon), float(delta)),
     )
-
-
-def _tensors(content: RecordDict, record: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    held = content.get(record)
-    if not isinstance(held, ArrayRecord):
-        raise ProtocolError(f"the record '{record}' is missing")
-    for name in held:
-        if name not in shapes:
-            raise ProtocolError(f"{record}/{name} is not a name that the model has")
-    out: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        if name not in held:
-            raise ProtocolError(f"{record}/{name} is missing")
-        try:
-            value = flower.as_tensor(held[name])
-        except ValueError as error:
-            raise ProtocolError(f"{record}/{name} cannot be read as an array: {error}") from None
-        if tuple(value.shape) != shape:
-            raise ProtocolError(f"{record}/{name} has shape {tuple(value.shape)}, not {shape}")
-        if not value.is_floating_point():
-            raise ProtocolError(f"{record}/{name} has type {value.dtype}, not a float")
-        out[name] = value
-    _refuse_non_finite(record, out)
-    return out
-
-
-def _refuse_non_finite(record: str, tensors: Mapping[str, Tensor]) -> None:
-    # One sum over everything: it is finite unless some entry is not (or it overflows, and then the slow look decides).
-    if tensors and not torch.isfinite(torch.stack([value.sum() for value in tensors.values()]).sum()):
-        for name, value in tensors.items():
-            if not torch.isfinite(value).all():
-                what = "NaN" if value.isnan().any() else "Inf"
-                raise ProtocolError(f"{record}/{name} holds {what}")

@@ -23,6 +23,7 @@ SHIPPED = {
     "partitions": {"iid", "dirichlet", "shard", "pathological", "linear"},
     "derivations": {"collusion", "differencing", "suppression", "masked", "prying"},
     "secure_aggregations": {"ideal", "secagg+", "ckks"},
+    "sinks": {"tensorboard", "mlflow", "wandb"},
     "strategies": {"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedmedian", "fedtrimmedavg", "krum"},
 }
 MODULES = {

@@ -119,9 +119,9 @@ def _joined(ray: ModuleType, address: str, say: Say) -> Iterator[Cluster]:
     """Somebody else's cluster."""
     target = auto_address(ray, say) if address == "auto" else address
     answers(target)
-    with _signals_wait():
-        _init(ray, address, address=target)
     try:
+        with _signals_wait():
+            _init(ray, address, address=target)
         cluster = Cluster(target, local=False)
         say(f"joined the Ray cluster at {target}: {cluster.words()}")
         yield cluster
@@ -138,9 +138,10 @@ def _own(ray: ModuleType, cpus: int | None, gpus: int | None) -> Iterator[Cluste
     folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=base if os.access(base, os.W_OK) else None))
     held = _locked(folder / _LOCK)
     try:
-        with _signals_wait():
-            _init(ray, "local", address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False,
-                  _temp_dir=str(folder))  # fmt: skip
+        # Ray's helpers that the kernel does not take along, should this process be killed, ask for its head that long.
+        with _signals_wait(), _environment("RAY_gcs_rpc_server_reconnect_timeout_s", "10"):
+            options = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "_temp_dir": str(folder)}
+            _init(ray, "local", address="local", **options)
         yield Cluster("local", local=True)
     finally:
         with _signals_wait():
@@ -229,6 +230,19 @@ def _exits_kept() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _environment(key: str, value: str) -> Iterator[None]:
+    """A variable for the processes that are started within, unless the user has set it."""
+    if key in os.environ:
+        yield
+        return
+    os.environ[key] = value
+    try:
+        yield
+    finally:
+        del os.environ[key]
 
 
 def _sweep_up() -> None:

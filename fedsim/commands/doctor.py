@@ -1,4 +1,4 @@
-"""`fedsim doctor`: what there is on this machine, and what is missing for what."""
+"""`fedsim doctor`: what there is on this machine, or on each node of a cluster, and what is missing for what."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 from pathlib import Path
 
 from fedsim import manifest, plugins
@@ -15,7 +16,9 @@ from fedsim.errors import InputError
 
 def run(options: argparse.Namespace) -> int:
     """Print a line a finding: ok, or what is missing, what for, and how to get it. 1 if fedsim cannot run."""
-    findings = [*_machine(), *_packages(), *_torch(), *_weights(), *_data(), *_plugins()]
+    # First, so that a wrong address is said at once.
+    cluster = _cluster(options.ray, options.json) if getattr(options, "ray", None) else []
+    findings = [*_machine(), *_packages(), *_torch(), *_weights(), *_data(), *_plugins(), *cluster]
     if options.json:
         print(
             json.dumps(
@@ -24,12 +27,21 @@ def run(options: argparse.Namespace) -> int:
             )
         )
     else:
+        width = max(24, *(len(what) for _, what, _ in findings))
         for state, what, detail in findings:
-            print(f"  {state:8} {what:24} {detail}")
+            print(f"  {state:8} {what:{width}} {detail}")
     return 1 if any(state == "broken" for state, _, _ in findings) else 0
 
 
 Finding = tuple[str, str, str]
+"""State (ok, low, warn, absent or broken), what, detail."""
+
+
+def _cluster(address: str, quiet: bool) -> list[Finding]:
+    """What each node of a cluster says. It may take a minute, so what is waited for is told."""
+    from fedsim.cluster import checkup
+
+    return checkup.findings(address, lambda text: None if quiet else print(text, file=sys.stderr))
 
 
 def _machine() -> list[Finding]:
@@ -51,7 +63,7 @@ def _machine() -> list[Finding]:
 def _packages() -> list[Finding]:
     optional = {
         "ray": "needed to run on a Ray cluster: pip install 'fedsim-adversarial[ray]'",
-        "opacus": "not needed yet",
+        "tenseal": "needed for secure_aggregation = \"ckks\": pip install 'fedsim-adversarial[ckks]'",
     }
     out: list[Finding] = []
     for name, found in manifest.versions().items():

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fedsim import report
+from fedsim.errors import FedsimError
 from fedsim.report import aggregation, words
 from fedsim.report.derived import derived_table, meaning, told
 from fedsim.report.reading import read
@@ -19,7 +20,11 @@ from fedsim.screens import emit
 
 def conclude(folder: RunFolder, code: int, json_lines: bool, **fields: Any) -> int:
     """Write the report and say where it is, after the tables or in one JSON line with `fields`. Returns the code."""
-    page = report.write(folder.path)
+    try:
+        page = report.write(folder.path)
+    except OSError as error:
+        place = f"{error.filename or folder.path}: {error.strerror or error}"
+        raise FedsimError(f"{place}; all else is done, and `fedsim report {folder.path}` writes the page") from error
     if json_lines:
         emit("done", run=str(folder.path), report=str(page), **fields, exit=code)
         return code

@@ -39,11 +39,7 @@ def run(options: argparse.Namespace) -> int:
             return go_on(RunFolder.open(earlier), experiment, options.json)
     path = Path(options.out) if options.out else new_path(Path("runs"), experiment.name)
     check_new(path)
-    folder = RunFolder.create(path)
-    if not options.json:
-        print(f"running '{experiment.name}' in {path}", flush=True)
-    with alone(path, "fedsim run"):
-        return _run(experiment, folder, options.json)
+    return _run(experiment, path, options.json)
 
 
 def go_on(folder: RunFolder, experiment: Experiment, json_lines: bool) -> int:
@@ -56,7 +52,7 @@ def go_on(folder: RunFolder, experiment: Experiment, json_lines: bool) -> int:
             return int(manifest.get("exit", 0))
         if not json_lines:
             print(f"going on with '{experiment.name}' in {folder.path}", flush=True)
-        return _run(experiment, folder, json_lines, resume=True)
+        return _play(experiment, folder, json_lines, resume=True)
 
 
 def on_ray(address: str | None) -> list[str]:
@@ -110,50 +106,65 @@ def execute(
 
     text = as_toml(experiment)
     before = manifests.read(folder) if resume else {}
-    if not resume:
-        write_whole(folder.experiment, text)
     manifest = {**manifests.start(experiment.seed, text, threat.describe(experiment)), **(facts or {})}
     if resume:
         manifest = manifests.resumed(before, manifest)
-    manifests.write(folder, manifest)
     started, worked = time.perf_counter(), time.process_time()
 
     def end(status: str, code: int, **facts: Any) -> None:
         facts["cpu_seconds"] = time.process_time() - worked
         manifests.write(folder, manifests.finish(manifest, status, code, time.perf_counter() - started, **facts))
 
+    def end_early(status: str, code: int, **facts: Any) -> None:
+        with suppress(OSError):  # a full disk, which may be why, has no room for this, either
+            end(status, code, **facts)
+
     try:
+        if not resume:
+            write_whole(folder.experiment, text)
+        manifests.write(folder, manifest)
         outcome = simulate(experiment, folder, screen, resume=resume)
         reach("run.ending")
+        code = QUARANTINED if outcome.quarantined else 0
+        end("done", code, warnings=outcome.warnings, **outcome.facts)
     except (InputError, DataUnavailable) as error:
         # Nothing was run, so the name stays free for the next try.
         if resume:
-            end("failed", error.exit_code, error=str(error))
+            end_early("failed", error.exit_code, error=str(error))
         else:
             shutil.rmtree(folder.path)
         raise
     except FedsimError as error:
-        end("failed", error.exit_code, error=str(error))
+        end_early("failed", error.exit_code, error=str(error))
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
-        end("interrupted", 130 if isinstance(stop, KeyboardInterrupt) else int(stop.code or 0))
+        end_early("interrupted", 130 if isinstance(stop, KeyboardInterrupt) else int(stop.code or 0))
         raise
     except OSError as error:
-        place = error.filename or folder.path
-        failure = FedsimError(f"{place}: {error.strerror or error}; `fedsim resume {folder.path}` goes on from there")
-        with suppress(OSError):  # a full disk has no room for this, either
-            end("failed", 1, error=str(failure))
+        place = f"{error.filename or folder.path}: {error.strerror or error}"
+        if not folder.experiment.exists():
+            shutil.rmtree(folder.path, ignore_errors=True)
+            raise FedsimError(f"{place}; nothing was run") from error
+        failure = FedsimError(f"{place}; `fedsim resume {folder.path}` goes on from there")
+        end_early("failed", 1, error=str(failure))
         raise failure from error
     except Exception as error:
-        end("failed", 1, error=f"{type(error).__name__}: {error}")
+        end_early("failed", 1, error=f"{type(error).__name__}: {error}")
         raise
-    code = QUARANTINED if outcome.quarantined else 0
-    end("done", code, warnings=outcome.warnings, **outcome.facts)
-    Checkpoints(folder.resume).remove()
+    with suppress(OSError):  # what is left of them is in nobody's way
+        Checkpoints(folder.resume).remove()
     return code
 
 
-def _run(experiment: Experiment, folder: RunFolder, json_lines: bool, *, resume: bool = False) -> int:
+def _run(experiment: Experiment, path: Path, json_lines: bool) -> int:
+    folder = RunFolder.create(path)
+    if not json_lines:
+        print(f"running '{experiment.name}' in {path}", flush=True)
+    with alone(path, "fedsim run"):
+        return _play(experiment, folder, json_lines)
+
+
+def _play(experiment: Experiment, folder: RunFolder, json_lines: bool, *, resume: bool = False) -> int:
     from fedsim import screens
     from fedsim.commands.ending import conclude
 

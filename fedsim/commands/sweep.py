@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,24 @@ from fedsim.report.formats import counted
 from fedsim.runs import finite, new_path, write_whole
 from fedsim.sweeps import collect
 from fedsim.sweeps import file as sweep_files
-from fedsim.sweeps.cells import Grid, expand, narrow
+from fedsim.sweeps.cells import Grid, expand, narrow, with_threads
+from fedsim.sweeps.estimate import HERE
 from fedsim.sweeps.folder import SweepFolder, alone, begin, now, open_folder, read_json, write_record
+from fedsim.sweeps.pool import Pool, ProcessPool
 from fedsim.sweeps.runner import Runner, Tally, default_jobs, pending
+
+THREADS = 1
+"""Of each run that does not name a number itself: another one rounds otherwise, and what a cell gives must not depend
+on how many run beside it, nor where."""
+
+
+@dataclass(frozen=True)
+class _Hands:
+    """Who does the work: so many pieces at once, where in words, and a pool of them."""
+
+    jobs: int
+    where: str
+    pool: Callable[[], Pool]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,20 +47,21 @@ def run(options: argparse.Namespace) -> int:
     whole = expand(sweep_files.read(options.sweep), options.scale, options.settings, [threat.check])
     grid = narrow(whole, options.only)
     path = Path(options.out) if options.out else new_path(Path("runs"), grid.sweep.name.replace("/", "-"))
-    jobs, threads = _parallel(grid, options.jobs, SweepFolder(path))
-    if options.plan:
-        _show_plan(grid, SweepFolder(path), jobs, threads, options.json)
-        return 0
-    if grid.confirm and not options.yes and any(pending(grid, SweepFolder(path))):
-        _show_plan(grid, SweepFolder(path), jobs, threads, options.json)
-        raise InputError(f"scale '{grid.scale}' of {grid.sweep.name} takes that long; give --yes to run it")
-    folder = open_folder(path, whole)
-    with alone(folder):
-        begin(folder, whole)
-        if not options.json and grid.cells:
-            _announce(grid, folder, jobs, threads)
-        write_whole(folder.parts, json.dumps(finite(parts.work_out(grid)), indent=1, allow_nan=False) + "\n")
-        return _run(grid, folder, jobs, threads, options.json)
+    say = _silent if options.json else print
+    with _hands(grid, SweepFolder(path), options.jobs, getattr(options, "ray", None), say) as hands:
+        if options.plan:
+            _show_plan(grid, SweepFolder(path), hands, options.json)
+            return 0
+        if grid.confirm and not options.yes and any(pending(grid, SweepFolder(path))):
+            _show_plan(grid, SweepFolder(path), hands, options.json)
+            raise InputError(f"scale '{grid.scale}' of {grid.sweep.name} takes that long; give --yes to run it")
+        folder = open_folder(path, whole)
+        with alone(folder):
+            begin(folder, whole)
+            if not options.json and grid.cells:
+                _announce(grid, folder, hands)
+            write_whole(folder.parts, json.dumps(finite(parts.work_out(grid)), indent=1, allow_nan=False) + "\n")
+            return _run(grid, folder, hands, options.json)
 
 
 def write_results(path: Path) -> Path:
@@ -57,11 +75,10 @@ def write_results(path: Path) -> Path:
     return sweep_page.write(path)
 
 
-def _run(grid: Grid, folder: SweepFolder, jobs: int, threads: int | None, json_lines: bool) -> int:
-    from fedsim.commands import work
+def _run(grid: Grid, folder: SweepFolder, hands: _Hands, json_lines: bool) -> int:
     from fedsim.sweeps import screens
 
-    record = read_json(folder.record) | {"jobs": jobs, "threads": threads}
+    record = read_json(folder.record) | {"jobs": hands.jobs, "threads": THREADS, "where": hands.where}
     started = time.perf_counter()
 
     def end(status: str, code: int, tally: Tally | None = None) -> Path:
@@ -73,7 +90,7 @@ def _run(grid: Grid, folder: SweepFolder, jobs: int, threads: int | None, json_l
         return write_results(folder.path)
 
     screen = screens.choose(json_lines)
-    runner = Runner(grid, folder, work.do, jobs, threads, screen)
+    runner = Runner(grid, folder, hands.pool(), THREADS, screen)
     try:
         with screen:
             tally = runner.run()
@@ -126,13 +143,35 @@ def _show_tables(results: Mapping[str, Any]) -> None:
         screen.print(part)
 
 
-def _parallel(grid: Grid, asked: int | None, folder: SweepFolder) -> tuple[int, int]:
-    """How many processes, and how many threads each gets where the experiment does not say: always one, since another
-    number rounds otherwise, and what a cell gives must not depend on how many run beside it.
+def _silent(text: str) -> None:
+    """Says nothing."""
+
+
+@contextmanager
+def _hands(
+    grid: Grid, folder: SweepFolder, asked: int | None, address: str | None, say: Callable[[str], None]
+) -> Iterator[_Hands]:
+    """Processes of this machine, or tasks of a Ray cluster. asked: how many at once, at most.
+
+    Raises InputError where there is no such cluster, or no room for a run in it.
     """
+    from fedsim.commands import work
+
     trainings, cells = pending(grid, folder)
-    jobs = max(1, min(asked or default_jobs(grid, _on_gpu(grid)), len(trainings) + len(cells)))
-    return jobs, 1
+    most = max(1, len(trainings) + len(cells))
+    if address is None or not (trainings or cells):  # nobody waits for a cluster that has nothing to do
+        jobs = min(asked or default_jobs(grid, _on_gpu(grid)), most)
+        yield _Hands(jobs, HERE, lambda: ProcessPool(work.do, jobs))
+        return
+    from fedsim.cluster import sweeping
+    from fedsim.cluster.connecting import connected
+
+    with connected(address, say) as cluster:
+        experiments = [*(one.experiment for one in trainings), *(one.experiment for one in cells)]
+        room = sweeping.at_once(cluster, [with_threads(one, THREADS) for one in experiments])
+        jobs = min(asked or room, room, most)
+        where = f"on the Ray cluster '{cluster.address}' ({cluster.words()})"
+        yield _Hands(jobs, where, lambda: sweeping.RayPool(work.do, jobs, cluster))
 
 
 def _on_gpu(grid: Grid) -> bool:
@@ -146,12 +185,14 @@ def _on_gpu(grid: Grid) -> bool:
     return torch.cuda.is_available()
 
 
-def _announce(grid: Grid, folder: SweepFolder, jobs: int, threads: int | None) -> None:
+def _announce(grid: Grid, folder: SweepFolder, hands: _Hands) -> None:
     scale = f" at scale '{grid.scale}'" if grid.scale else ""
     print(f"sweeping '{grid.sweep.name}'{scale} in {folder.path}: {_counts(grid)}", flush=True)
-    if jobs > 1:
-        each = ", a thread each where runtime.threads does not say otherwise" if threads else ""
-        print(f"{jobs} processes{each}", flush=True)
+    each = "a thread each where runtime.threads does not say otherwise"
+    if hands.where != HERE:
+        print(f"{counted(hands.jobs, 'run')} at once {hands.where}, {each}", flush=True)
+    elif hands.jobs > 1:
+        print(f"{hands.jobs} processes, {each}", flush=True)
 
 
 def _counts(grid: Grid) -> str:
@@ -159,18 +200,19 @@ def _counts(grid: Grid) -> str:
     return counted(len(grid.cells), "cell") + trained
 
 
-def _show_plan(grid: Grid, folder: SweepFolder, jobs: int, threads: int | None, json_lines: bool) -> None:
+def _show_plan(grid: Grid, folder: SweepFolder, hands: _Hands, json_lines: bool) -> None:
     """What would be run, and what it would cost."""
     from fedsim.sweeps import estimate
 
     trainings, cells = pending(grid, folder)
-    cost = estimate.estimate(trainings, cells, jobs, threads)
+    cost = estimate.estimate(trainings, cells, hands.jobs, THREADS)
     if json_lines:
         from fedsim.screens import emit
 
         todo = {cell.folder for cell in cells}
         planned = [{"at": dict(cell.at), "folder": cell.folder, "done": cell.folder not in todo} for cell in grid.cells]
-        emit("plan", sweep=grid.sweep.name, scale=grid.scale, jobs=jobs, cells=planned, **cost.as_json())
+        facts = {"sweep": grid.sweep.name, "scale": grid.scale, "jobs": hands.jobs, "where": hands.where}
+        emit("plan", **facts, cells=planned, **cost.as_json())
         return
     scale = f" at scale '{grid.scale}'" if grid.scale else ""
     print(f"{grid.sweep.name}{scale}: {_counts(grid)}")
@@ -179,5 +221,5 @@ def _show_plan(grid: Grid, folder: SweepFolder, jobs: int, threads: int | None, 
     for cell in grid.cells:
         print(f"  {cell.label}{'' if cell in cells else ' (done)'}")
     print()
-    for line in cost.lines():
+    for line in cost.lines(hands.where):
         print(line)

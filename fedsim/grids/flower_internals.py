@@ -4,7 +4,8 @@
 
 Three things are not in Flower's public API: the identity that `Message()` asks for, the `Run` that a Grid must show and
 setting a message's id, which Flower's own link does after a message was made. A fourth, `TensorArray`, leans on the
-fields of `Array` so that tensors need not become bytes when nobody looks at the bytes.
+fields of `Array` so that tensors need not become bytes when nobody looks at the bytes; and `to_record` fills a record
+at once, where Flower checks entry by entry what cannot be otherwise here.
 """
 
 from __future__ import annotations
@@ -64,16 +65,20 @@ class TensorArray(Array):
     The tensor is shared, so it must not be changed after it was put in; `numpy()` is read-only to hold others to that.
     """
 
+    stype = "numpy.ndarray"
+
     def __init__(self, tensor: Tensor) -> None:
-        tensor = tensor.detach()
-        if tensor.device.type != "cpu":
-            tensor = tensor.cpu()
-        self.__dict__.update(
-            tensor=tensor,
-            dtype=str(tensor.dtype).removeprefix("torch."),
-            shape=tuple(tensor.shape),
-            stype="numpy.ndarray",
-        )
+        self.__dict__["tensor"] = (tensor if tensor.is_cpu else tensor.cpu()).detach()
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        """As NumPy calls it."""
+        return str(self.tensor.dtype).removeprefix("torch.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The tensor's."""
+        return tuple(self.tensor.shape)
 
     @property
     def data(self) -> bytes:  # type: ignore[override]
@@ -103,8 +108,7 @@ TensorArray.__qualname__ = "Array"
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Tensors as a Flower ArrayRecord. They are shared, not copied: do not change them afterwards."""
     record = ArrayRecord()
-    for name, tensor in tensors.items():
-        record[name] = TensorArray(tensor)
+    record.__dict__["_data"].update({name: TensorArray(tensor) for name, tensor in tensors.items()})
     return record
 
 

@@ -78,7 +78,8 @@ def meant(data: Any, tensors: Mapping[str, Tensor]) -> Any:
         return [meant(item, tensors) for item in data]
     if not isinstance(data, dict):
         return data
-    mark = next(iter(data)).removeprefix(_MARK)
+    # Whoever wrote the data may have sorted them.
+    mark = next(key for key in data if key.startswith(_MARK)).removeprefix(_MARK)
     held = data[_MARK + mark]
     if mark in _RECORDS:
         items = {key: meant(item, tensors) for key, item in held}

@@ -23,6 +23,20 @@ from fedsim.toml_lines import Path as Keys
 _TRAINING, _VALUES = "training", "values"
 """First words of settings that are not the cells' own."""
 
+_PLACES = (
+    "threads",
+    "grid",
+    "ray",
+    "workers",
+    "cpus_per_client",
+    "gpus_per_client",
+    "cpus_per_attack",
+    "gpus_per_attack",
+    "attacks",
+    "checkpoint_every",
+)
+"""Settings of `[runtime]` that say where and beside what a run is run, and not what comes of it."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -148,13 +162,15 @@ def with_threads(experiment: Experiment, threads: int | None) -> Experiment:
 
 
 def fingerprint(experiment: Experiment, training: str | None = None) -> str:
-    """SHA-256 of what determines the outcome: the version of fedsim, but neither the name, nor threads, nor where the
-    checkpoint lies; instead its content, or the hash of the training that it comes from. What is in files of images is
-    not looked at.
+    """SHA-256 of what determines the outcome: the version of fedsim, but neither the name, nor threads, nor on which
+    machines it is run, nor where the checkpoint lies; instead its content, or the hash of the training that it comes
+    from. What is in files of images is not looked at.
     """
     table = as_table(replace(experiment, checkpoint=None if training else experiment.checkpoint))
     del table["name"]
-    table["runtime"].pop("threads", None)
+    for key in _PLACES:
+        table["runtime"].pop(key, None)
+    table.pop("logging", None)
     if table.get("checkpoint") and Path(table["checkpoint"]).is_file():  # it may be another one the next time
         table["checkpoint"] = hashlib.sha256(Path(table["checkpoint"]).read_bytes()).hexdigest()
     text = json.dumps({"experiment": table, _TRAINING: training, "fedsim": __version__}, sort_keys=True)

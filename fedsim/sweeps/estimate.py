@@ -28,6 +28,8 @@ EVALUATION = 1 / 3
 TRIAL = 4.0
 """Seconds for all trials together."""
 
+HERE = "on this machine"
+
 MOST_IMAGES = 32
 """In a trial on a CPU, where the time of a larger batch grows with its images."""
 
@@ -57,8 +59,8 @@ class Cost:
         """For machines."""
         return {"stages": [asdict(stage) for stage in self.stages], "hours": self.hours, "note": self.note}
 
-    def lines(self) -> Iterator[str]:
-        """For people."""
+    def lines(self, where: str = HERE) -> Iterator[str]:
+        """For people. where: the processes are, in words."""
         if self.hours is None:
             yield f"the cost cannot be estimated: {self.note}"
             return
@@ -67,7 +69,8 @@ class Cost:
             yield f"{stage.name:22}{stage.runs:6}{stage.passes:14,.0f}{stage.seconds / 3600:24.3g}"
         for name, seconds in self.step_seconds.items():
             yield f"a pass of {name} takes {seconds * 1000:.3g} ms here"
-        yield f"about {spoken(self.hours)} with {self.jobs} process{'es' * (self.jobs > 1)} on this machine{self.note}"
+        speed = "" if where == HERE else ", if that is as fast as this machine"
+        yield f"about {spoken(self.hours)} with {self.jobs} process{'es' * (self.jobs > 1)} {where}{speed}{self.note}"
 
 
 @dataclass

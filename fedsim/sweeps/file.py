@@ -130,6 +130,11 @@ def parse(text: str, source: str, name: str) -> Sweep:
         content=table,
         files=whole.files,
     )
+    for place, setting in enumerate(head.settings):
+        try:
+            parse_setting(setting)
+        except InputError as error:
+            problems.add(("sweep", "settings", place), str(error).removeprefix("--set "))
     if not problems.found:  # what names what can only be told between sections that are whole
         check(sweep, problems)
     if problems.found:

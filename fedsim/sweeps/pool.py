@@ -1,6 +1,7 @@
-"""Worker processes that outlive one another: one that is killed takes its own piece of work with it and nothing else.
+"""Who does the pieces of a sweep: worker processes of this machine here, tasks of a Ray cluster in `fedsim.cluster`.
 
-Each worker is a fresh process with a pipe, and does one piece after another, so that it imports torch once.
+The processes outlive one another: one that is killed takes its own piece of work with it and nothing else. Each is a
+fresh process with a pipe, and does one piece after another, so that it imports torch once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from fedsim.errors import FedsimError
 from fedsim.interrupts import deaf_to_interrupts
@@ -42,6 +43,32 @@ class Message:
     facts: tuple[Any, ...] = ()
 
 
+class Pool(Protocol):
+    """Does pieces of work, several at once."""
+
+    @property
+    def free(self) -> int:
+        """How many more pieces could be started now."""
+        ...
+
+    @property
+    def busy(self) -> int:
+        """How many pieces are being worked on."""
+        ...
+
+    def start(self, piece: str, content: Any) -> None:
+        """Have a piece of work done, which goes by a name; there must be room for it."""
+        ...
+
+    def messages(self, seconds: float) -> Iterator[Message]:
+        """What has been said of the pieces, after waiting for at most so long."""
+        ...
+
+    def stop(self) -> None:
+        """End all work, and leave nothing running."""
+        ...
+
+
 @dataclass(eq=False)
 class _Worker:
     process: BaseProcess
@@ -50,7 +77,7 @@ class _Worker:
 
 
 @dataclass
-class Pool:
+class ProcessPool:
     """At most `jobs` workers, started when there is work for them."""
 
     work: Work

@@ -1,4 +1,4 @@
-"""Run a grid: trainings first, each cell as soon as its model is there, in several processes, and never twice."""
+"""Run a grid: trainings first, each cell as soon as its model is there, several at once, and never twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsim.errors import QUARANTINED
 from fedsim.experiment import Experiment
 from fedsim.sweeps.cells import Cell, Grid, Training, with_threads
 from fedsim.sweeps.folder import SweepFolder, clear, mark_failed
-from fedsim.sweeps.pool import Message, Pool, Work
+from fedsim.sweeps.pool import Message, Pool
 
 Kind = Literal["training", "timing", "cell"]
 
@@ -103,13 +103,11 @@ def pending(grid: Grid, folder: SweepFolder) -> tuple[list[Training], list[Cell]
 
 
 class Runner:
-    """Runs what is pending of one grid. threads: of each run that names no number itself."""
+    """Runs what is pending of one grid. pool: does the work. threads: of each run that names no number itself."""
 
-    def __init__(
-        self, grid: Grid, folder: SweepFolder, work: Work, jobs: int, threads: int | None, show: Watcher
-    ) -> None:
+    def __init__(self, grid: Grid, folder: SweepFolder, pool: Pool, threads: int | None, show: Watcher) -> None:
         self.folder, self.threads, self.show = folder, threads, show
-        self.pool, self.tally = Pool(work, jobs), Tally()
+        self.pool, self.tally = pool, Tally()
         self._began: dict[str, float] = {}
         self._running: dict[str, _Step] = {}
         trainings, cells = pending(grid, folder)

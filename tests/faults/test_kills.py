@@ -57,6 +57,7 @@ def test_killed_at_a_failpoint(place: str, turn: int, whole: dict[str, Any], tmp
     assert not (tmp_path / "run" / "resume").exists()
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "done" and len(manifest["resumed"]) == 1
+    assert not manifest["warnings"] or not any("anew" in text for text in manifest["warnings"])
 
 
 @pytest.mark.parametrize("number", range(50 if WHOLE else 5))
@@ -92,6 +93,10 @@ def test_killed_again_and_again_it_still_gets_there(whole: dict[str, Any], tmp_p
 def test_rounds_that_are_done_are_not_run_again(tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert begun(PLAN["private"], path, "round.asked:3").code == -signal.SIGKILL
+    before = (path / "timings.jsonl").read_bytes()
     assert resumed(path).code == 0
+    after = (path / "timings.jsonl").read_bytes()
+    # The times of rounds 0 to 2 are those that were measured then.
+    assert after.startswith(before)
     timed = [line["round"] for line in read_lines(path / "timings.jsonl") if "round" in line]
     assert timed == [0, 1, 2, 3, 4]

@@ -63,6 +63,24 @@ CASES = {
         ),
         "trained on nothing",
     ),
+    "1e38 in the update": (setting("update", "b", torch.full((3,), 1e38)), r"update/b holds 1e\+38"),
+    "1e38 in the statistics": (setting("buffers", "bn.running_var", torch.full((3,), 1e38)), "var holds 1e"),
+    "double precision": (setting("update", "b", torch.ones(3).double()), "update/b has type torch.float64, not"),
+    "half precision": (setting("update", "b", torch.ones(3).half()), "update/b has type torch.float16, not"),
+    **{
+        f"{value} examples": (
+            lambda content, value=value: content["metrics"].__setitem__("num-examples", value),
+            "metrics/num-examples is (.* and counts nothing|not a number, or too large)",
+        )
+        for value in (float("nan"), float("inf"), 2.5, 10**30, 10**400, [5])
+    },
+    **{
+        f"a loss of {value}": (
+            lambda content, value=value: content["metrics"].__setitem__("train-loss", value),
+            "metrics/train-loss is",
+        )
+        for value in (float("nan"), float("-inf"), 10**400)
+    },
     "bytes that are no array": (
         lambda content: content["update"].__setitem__("b", Array("float32", (3,), "numpy.ndarray", b"junk")),
         "update/b cannot be read",
@@ -80,11 +98,52 @@ def test_a_bad_reply_is_refused_by_client_and_key_and_the_rest_stays(name: str) 
     assert __import__("re").search(words, dropout.reason), dropout.reason
 
 
-def test_a_huge_but_finite_update_is_admitted() -> None:
-    big = setting("update", "w", torch.full((2, 3), 3e38))
+def test_a_large_update_is_admitted() -> None:
+    """Larger than any other by far, and its squares still are numbers; the sum of many such entries is none."""
+    big = setting("update", "w", torch.full((2, 3), 9e17))
     admitted, dropouts = admit([reply(0, big)], PARAMETERS, BUFFERS)
     assert len(admitted) == 1
     assert not dropouts
+
+
+def request(client: int, round_: int = 1, kind: str = "train") -> Message:
+    return Message(RecordDict(), dst_node_id=client + 1, message_type=kind, group_id=str(round_))
+
+
+def answer(client: int, round_: int = 1, kind: str = "train", value: float = 1.0) -> Message:
+    asked = request(client, round_, kind)
+    set_message_id(asked, "1")
+    return Message(reply(client, setting("update", "b", torch.full((3,), value))).content, reply_to=asked)
+
+
+def test_a_reply_answers_a_request_of_its_round() -> None:
+    """What an earlier round left behind, what answers something else, and what nobody asked for is turned down."""
+    take_identity(1)
+    requests = [request(client, 2) for client in range(4)]
+    replies = [answer(0, 2), answer(1, 1), answer(2, 2, "query.keys"), answer(9, 2)]
+    admitted, dropouts = admit(replies, PARAMETERS, BUFFERS, requests)
+    assert [one.client for one in admitted] == [0]
+    assert {one.client: one.reason.partition(":")[0] for one in dropouts} == {
+        1: "answers another request than this round's",
+        2: "answers another request than this round's",
+        9: "was not asked in this round",
+    }
+    assert "'1', not '2'" in dropouts[0].reason
+
+
+def test_of_two_replies_of_a_client_one_counts() -> None:
+    take_identity(1)
+    requests = [request(client, 2) for client in range(2)]
+    replies = [answer(1, 1, value=7.0), answer(1, 2, value=2.0), answer(1, 2, value=3.0), answer(0, 2)]
+    admitted, dropouts = admit(replies, PARAMETERS, BUFFERS, requests)
+    assert [(one.client, float(one.update["b"][0])) for one in admitted] == [(0, 1.0), (1, 2.0)]
+    assert not dropouts
+
+
+def test_a_reason_can_be_read_however_long_it_is() -> None:
+    failed = Message(Error(1, "no\x1b[2J\n" * 10_000), reply_to=request(1))
+    _, (dropout,) = admit([failed], PARAMETERS, BUFFERS)
+    assert len(dropout.reason) < 2000 and dropout.reason.isprintable()
 
 
 def test_an_error_is_a_dropout_with_its_reason() -> None:

@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ def state(number: int) -> dict[str, Any]:
         "server": {"done": number, "parameters": {"w": torch.full((40,), float(number))}},
         "run": {"warnings": ["a"], "rounds": 10 * number},
         "constant": torch.arange(50),
+        "moments": {"m_t": {"w": np.full((2, 3), number / 3)}, "none": None},
     }
 
 
@@ -38,6 +40,7 @@ def test_the_newest_is_read_back(tmp_path: Path) -> None:
     assert found is not None and not said
     assert found.round == 12
     assert torch.equal(found.state["server"]["parameters"]["w"], torch.full((40,), 12.0))
+    assert np.array_equal(found.state["moments"]["m_t"]["w"], np.full((2, 3), 4.0))
     assert found.state["run"] == {"warnings": ["a"], "rounds": 120}
 
 
@@ -49,7 +52,7 @@ def test_the_last_two_are_kept_and_nothing_else(tmp_path: Path) -> None:
     assert manifests == ["round-000003.json", "round-000004.json"]
     used = {part for name in manifests for part in json.loads((tmp_path / name).read_text())["parts"].values()}
     assert {Path(name).stem for name in files(tmp_path / "parts")} == used
-    assert len(used) == 5  # two of server, two of run, and the one that never changes
+    assert len(used) == 7  # two of server, run and moments each, and the one that never changes
 
 
 def test_what_has_not_changed_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +66,7 @@ def test_what_has_not_changed_is_not_written_again(tmp_path: Path, monkeypatch: 
     new = state(2)
     constant = new.pop("constant")
     store.write(2, new, same=("constant",))
-    assert len(written) == 3
+    assert len(written) == 4
     found = store.latest(print)
     assert found is not None
     assert torch.equal(found.state["constant"], constant)
@@ -117,7 +120,7 @@ def test_all_damaged_is_none_and_said(tmp_path: Path) -> None:
     assert len(said) == 2 and "begins anew" in said[1]
 
 
-@pytest.mark.parametrize("fails_at", range(4))
+@pytest.mark.parametrize("fails_at", range(5))
 def test_a_full_disk_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
     store = Checkpoints(tmp_path)
     store.write(1, state(1))
@@ -138,7 +141,7 @@ def test_a_full_disk_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.Mon
     found = Checkpoints(tmp_path).latest(lambda text: None)
     assert found is not None and found.round == 1
     store.write(2, changed)
-    assert len(files(tmp_path / "parts")) == 6
+    assert len(files(tmp_path / "parts")) == 8
 
 
 def test_remove_leaves_nothing(tmp_path: Path) -> None:

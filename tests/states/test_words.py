@@ -21,7 +21,7 @@ from fedsim.states.words import meant, told
 def again(value: Any) -> Any:
     """The value after it was written down and read."""
     tensors: dict[str, torch.Tensor] = {}
-    return meant(json.loads(json.dumps(told(value, tensors, "x"), allow_nan=False)), tensors)
+    return meant(json.loads(json.dumps(told(value, tensors, "x"), allow_nan=False, sort_keys=True)), tensors)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,12 @@ def do(order: Order, tell: Callable[..., None]) -> int:
         os._exit(7)
     if how == "fails":
         raise ValueError("it broke")
-    if how == "slow":
+    if how == "dies" and not Path("died").exists():  # where the sweep was started
+        Path("died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    for _ in range(600 if how == "slow" else 0):
+        time.sleep(0.1)
+    if how == "stuck":
         time.sleep(60)
     time.sleep(0.05)
     for number in order.experiment.save_rounds:

@@ -83,6 +83,7 @@ MISTAKES = [
     ('"1" = { none', '"2" = { none', '"2" = {', "there is no point of 'batch' '2'"),
     ("[experiment]\n", "[experiment]\ncheckpoint = 'x'\n", "checkpoint", "leave one of them out"),
     ("[sweep]\n", '[sweep]\nscale = "hug"\n', 'scale = "hug"', "there is no scale 'hug'"),
+    ("[sweep]\n", '[sweep]\nsettings = ["x"]\n', "settings =", "sweep.settings[0]: x: not of the form key=value"),
     ("[table]", '[chart]\nx = "defense"\ny = "lpips"\n[table]', "x =", "must have numbers for names; 'none' is none"),
     # in the experiments of the cells
     ("seed = 3", "sead = 3", "sead", "sead: unknown key; did you mean 'seed'?"),

@@ -19,7 +19,7 @@ from fedsim.sweeps.cells import Grid, expand
 from fedsim.sweeps.collect import collect
 from fedsim.sweeps.file import parse
 from fedsim.sweeps.folder import SweepFolder, alone
-from fedsim.sweeps.pool import Pool
+from fedsim.sweeps.pool import ProcessPool
 from fedsim.sweeps.runner import Kind, Runner, Tally, default_jobs
 
 
@@ -30,7 +30,7 @@ def grid(text: str) -> Grid:
 def sweep(text: str, path: Path, jobs: int = 1, show: Any = None) -> Tally:
     """Run a sweep of pretended work."""
     of = grid(text)
-    return Runner(of, opened(path, of), do, jobs, 1, show or Notebook()).run()
+    return Runner(of, opened(path, of), ProcessPool(do, jobs), 1, show or Notebook()).run()
 
 
 def statuses(path: Path) -> dict[str, str]:
@@ -192,8 +192,8 @@ def test_signals_end_the_command_and_its_workers(number: signal.Signals, code: i
 
 def test_a_worker_that_dies_idle_is_replaced(tmp_path: Path) -> None:
     of = grid(of_kinds("fine-1", "fine-2"))
-    runner = Runner(of, opened(tmp_path / "out", of), do, 1, None, Notebook())
-    pool = Pool(do, 1)
+    pool = ProcessPool(do, 1)
+    runner = Runner(of, opened(tmp_path / "out", of), pool, None, Notebook())
     try:
         for step in runner._waiting:
             pool.start(step.key, runner._order(step))
