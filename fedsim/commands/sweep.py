@@ -15,12 +15,12 @@ from fedsim.adversaries import threat
 from fedsim.commands import parts
 from fedsim.errors import InputError
 from fedsim.report.formats import counted
-from fedsim.runs import finite, new_path, write_whole
+from fedsim.runs import alone, finite, new_path, write_whole
 from fedsim.sweeps import collect
 from fedsim.sweeps import file as sweep_files
 from fedsim.sweeps.cells import Grid, expand, narrow, with_threads
 from fedsim.sweeps.estimate import HERE
-from fedsim.sweeps.folder import SweepFolder, alone, begin, now, open_folder, read_json, write_record
+from fedsim.sweeps.folder import SweepFolder, begin, now, open_folder, read_json, write_record
 from fedsim.sweeps.pool import Pool, ProcessPool
 from fedsim.sweeps.runner import Runner, Tally, default_jobs, pending
 
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
             _show_plan(grid, SweepFolder(path), hands, options.json)
             raise InputError(f"scale '{grid.scale}' of {grid.sweep.name} takes that long; give --yes to run it")
         folder = open_folder(path, whole)
-        with alone(folder):
+        with alone(folder.path, "fedsim sweep"):
             begin(folder, whole)
             if not options.json and grid.cells:
                 _announce(grid, folder, hands)

@@ -7,11 +7,9 @@ cells.csv, report.html, and parts.json (parts of the page that are not made of c
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,21 +108,6 @@ def begin(folder: SweepFolder, grid: Grid) -> None:
     before = read_json(folder.record)
     record = {"status": "running", "started": before.get("started") or now(), "seconds": before.get("seconds", 0.0)}
     write_record(folder, plan(grid) | record)
-
-
-@contextmanager
-def alone(folder: SweepFolder) -> Iterator[None]:
-    """Keep other sweeps out of the folder: they would clear away what this one is working on. Raises InputError where
-    another one is at work in it. The lock ends with its process, however that ends.
-    """
-    with (folder.path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"--out {folder.path}: another `fedsim sweep` is at work in it; wait for it, or choose another folder"
-            ) from None
-        yield
 
 
 def plan(grid: Grid) -> dict[str, Any]:
