@@ -15,10 +15,11 @@ import pytest
 from made import TEXT, Notebook, do, manifest, of_kinds, opened
 
 from fedsim.errors import InputError
+from fedsim.runs import alone
 from fedsim.sweeps.cells import Grid, expand
 from fedsim.sweeps.collect import collect
 from fedsim.sweeps.file import parse
-from fedsim.sweeps.folder import SweepFolder, alone
+from fedsim.sweeps.folder import SweepFolder
 from fedsim.sweeps.pool import ProcessPool
 from fedsim.sweeps.runner import Kind, Runner, Tally, default_jobs
 
@@ -252,7 +253,12 @@ def test_the_sweeps_folder_names_its_parts(tmp_path: Path) -> None:
 
 def test_two_sweeps_do_not_work_in_one_folder(tmp_path: Path) -> None:
     folder = opened(tmp_path / "out", expand(parse(of_kinds("fine"), "s.toml", "s")))
-    with alone(folder), pytest.raises(InputError, match="another `fedsim sweep` is at work in it"), alone(folder):
+    what = "fedsim sweep"
+    with (
+        alone(folder.path, what),
+        pytest.raises(InputError, match=f"another `{what}` is at work"),
+        alone(folder.path, what),
+    ):
         pass
-    with alone(folder):
+    with alone(folder.path, "fedsim sweep"):
         pass
