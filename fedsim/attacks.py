@@ -119,6 +119,10 @@ class Attacks:
         if self.tasks is not None:
             self.tasks.look()
 
+    def describe(self) -> dict[str, Any]:
+        """How attacks fared on a cluster, as JSON data for the manifest."""
+        return {} if self.tasks is None else {"attacks_retried": self.tasks.retries}
+
     def run(
         self, attacks: Iterable[Attack], truth_at: Path | None = None, done: Sequence[Mapping[str, Any]] = ()
     ) -> list[dict[str, Any]]:

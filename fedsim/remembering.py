@@ -34,6 +34,8 @@ class Memory:
         self._warnings, self._say = warnings, say
         self._checkpoints = Checkpoints(folder.resume)
         self._clients = ClientStates(grid)
+        self.facts: dict[str, Any] = {}
+        """What else the run has to know when it goes on: JSON data."""
 
     def take_up(self) -> tuple[Mapping[str, Any] | None, list[RoundRecord]]:
         """Bring the run's folder, its clients and adversaries to where the newest whole checkpoint has them.
@@ -65,6 +67,7 @@ class Memory:
             "generators": chance.global_generators(),
             "run": {
                 "warnings": list(self._warnings),
+                "facts": self.facts,
                 "rounds": _size(self._folder, "rounds"),
                 "derived": _size(self._folder, "derived"),
             },
@@ -90,8 +93,10 @@ class Memory:
             for plugin, one in zip(self._stateful(entry), held, strict=True):
                 plugin.load_state_dict(one)
         self._clients.restore(state)
+        self.facts = dict(run["facts"])
         chance.restore(state["generators"])
-        self._warnings[:] = run["warnings"]
+        # What was said in taking it up, of damage above all, stays said.
+        self._warnings[:] = [*run["warnings"], *(one for one in self._warnings if one not in run["warnings"])]
         if checkpoint.round < self._experiment.rounds:
             folder.attacks.unlink(missing_ok=True)
         else:
@@ -104,10 +109,9 @@ class Memory:
         for file in (folder.rounds, folder.attacks, folder.derived, folder.timings):
             file.unlink(missing_ok=True)
         for place in (folder.captures, folder.jobs, folder.truth, folder.reconstructions, folder.checkpoints):
-            if place.is_dir():
-                shutil.rmtree(place)
-                if place != folder.checkpoints:
-                    place.mkdir()
+            shutil.rmtree(place, ignore_errors=True)
+            if place != folder.checkpoints:
+                place.mkdir(exist_ok=True)
 
     def _plugins(self) -> dict[str, list[Any]]:
         return {

@@ -68,7 +68,7 @@ class RoundRecord:
 
     @classmethod
     def of_json(cls, line: Mapping[str, Any]) -> RoundRecord:
-        """The record that a line of rounds.jsonl was made of, but for its seconds and exact epsilons."""
+        """The record that a line of rounds.jsonl was made of, but for its seconds, if the line has none."""
         known = {one.name for one in fields(cls)}
         record = cls(**{key: value for key, value in line.items() if key in known})
         record.clients = tuple(record.clients)
@@ -246,15 +246,20 @@ def timed(lines: Iterable[Mapping[str, Any]], timings: Iterable[Mapping[str, Any
         return json.dumps({"round": line.get("round")} if "adversary" not in line else attack_key(line))
 
     found = {key(line): line.get(SECONDS) for line in timings if isinstance(line, Mapping)}
-    return [{SECONDS: found.get(key(line)), **line} for line in lines]
+    return [{**({SECONDS: found[key(line)]} if key(line) in found else {}), **line} for line in lines]
 
 
 @contextmanager
 def alone(path: Path, what: str) -> Iterator[None]:
     """Keep other processes out of a folder, which must be there, until the block ends or this process does, however
-    that ends. what: is at work in it, for the InputError where another one is.
+    that ends. what: is at work in it, for the InputError where another one is. Raises InputError, too, where the folder
+    cannot be written to.
     """
-    with (path / ".lock").open("a") as lock:
+    try:
+        file = (path / ".lock").open("a")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written to ({error.strerror}); let this user write into it") from None
+    with file as lock:
         for patience in (0.1, 0.1, 0.0):  # whoever watches the folder tries for a moment whether somebody has it
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,9 +22,11 @@ from fedsim.adversaries.wiretap import Wiretap
 from fedsim.attack import Attack
 from fedsim.attacks import Attacks
 from fedsim.built_checks import check_built
+from fedsim.clients.vectorized import Vectorized, ahead_of
 from fedsim.clients.workbench import Workbench, workbench
 from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.failpoints import reach
+from fedsim.grids.inline import InlineGrid
 from fedsim.models import checkpoints
 from fedsim.placing import attack_tasks, cluster_of, grid_of
 from fedsim.progress import Screen
@@ -76,10 +78,10 @@ class _Simulation:
         self.experiment, self.folder, self.screen, self.place = experiment, folder, screen, place
         self.outcome = Outcome(facts=facts.for_manifest(experiment, place))
         truth.recover(folder, self.warn)
-        cluster = stack.enter_context(cluster_of(experiment, self.warn))
-        self.grid = stack.enter_context(closing(grid_of(experiment, cluster, self.warn)))
+        self.cluster = stack.enter_context(cluster_of(experiment, self.warn))
+        self.grid = stack.enter_context(closing(grid_of(experiment, self.cluster, self.warn)))
         beside = experiment.runtime.attacks == "during"
-        tasks = stack.enter_context(attack_tasks(experiment, cluster, self.warn))
+        tasks = stack.enter_context(attack_tasks(experiment, self.cluster, self.warn))
         self.attacks = Attacks(experiment, folder, place.device, screen, self.warn, tasks, self.on_attack)
         stack.enter_context(closing(self.attacks))
         # While an attack runs, the truth is not in the run's folder.
@@ -93,6 +95,7 @@ class _Simulation:
         self.grid.watch(self.wiretap)
         self.grid.watch(witness.note)
         self.sinks: Sinks | None = None
+        self.ahead: Vectorized | None = None
         self._clipped = False
 
     def run(self, resume: bool) -> Outcome:
@@ -103,6 +106,7 @@ class _Simulation:
         if before:
             self.screen.rounds(before[-1].round, self.experiment.rounds, before[-1])
 
+        self._work_ahead()
         first = (before[-1].round + 1 if before else 0) if resume else None
         with opened(self.experiment, self.folder, self.warn, first) as self.sinks:
             self._work(server)
@@ -116,6 +120,7 @@ class _Simulation:
 
         app = server_app(self.experiment, self.on_round, self.on_model, self.wiretap.total, on_begin, self.memory.keep)
         app(self.grid, Context(self.grid.run.run_id, 0, {}, RecordDict(), {}))
+        played = self.grid.describe()
         self.grid.close()  # attacks have the room of its workers
         self.watch.close()
         if self.watch.notes:
@@ -123,7 +128,16 @@ class _Simulation:
         for entry in self.experiment.adversaries:
             _note_unseen(entry, self.experiment, self.watch.attacks, self.warn)
         self.outcome.attacks = self.attacks.run(self.watch.attacks, self.truth, read_lines(self.folder.attacks))
+        if self.cluster is not None:
+            self.outcome.facts["cluster"] = {"is": self.cluster.words(), **played, **self.attacks.describe()}
         self.folder.attacks.touch()  # no line says that nothing was attacked, and no file that the run broke off
+
+    def _work_ahead(self) -> None:
+        """Let clients train together, where the experiment asks for it; as before, where the run goes on."""
+        if isinstance(self.grid, InlineGrid):
+            earlier = self.memory.facts.get("vectorized")
+            self.ahead = ahead_of(self.experiment, self.warn, decided=earlier and bool(earlier["used"]))
+            self.grid.work_ahead(self.ahead)
 
     def warn(self, text: str) -> None:
         """Said to whoever looks on, and written into the manifest; once, also where a run goes on."""
@@ -134,6 +148,8 @@ class _Simulation:
     def on_round(self, record: RoundRecord) -> None:
         """A round is over."""
         self.wiretap.end_round()
+        if self.ahead is not None and self.ahead.decision is not None:
+            self.outcome.facts["vectorized"] = self.memory.facts["vectorized"] = self.ahead.decision.as_json()
         self.outcome.rounds.append(record)
         append_round(self.folder, record)
         reach("round.line")

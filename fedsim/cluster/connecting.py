@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -24,6 +25,7 @@ from typing import Any
 
 from fedsim.cluster.probing import PLACE, answers, auto_address
 from fedsim.errors import InputError
+from fedsim.settings import RAY_PATTERN
 
 Say = Callable[[str], None]
 _FOLDER = "fedsim-ray-"
@@ -102,6 +104,8 @@ def connected(
     gpus: what a local one may give out, where that is not all of the machine. say: gets a line about what was joined.
     Raises InputError where there is no such cluster, or none that this Python and Ray can work with.
     """
+    if not re.fullmatch(RAY_PATTERN, address):  # before Ray is imported, which takes seconds
+        raise InputError(f"{PLACE}: {address!r}: must be local, auto, ray://HOST:PORT or HOST:PORT")
     ray = ray_module()
     with _exits_kept():
         if ray.is_initialized():

@@ -17,7 +17,7 @@ from fedsim.errors import InputError
 def run(options: argparse.Namespace) -> int:
     """Print a line a finding: ok, or what is missing, what for, and how to get it. 1 if fedsim cannot run."""
     # First, so that a wrong address is said at once.
-    cluster = _cluster(options.ray, options.json) if getattr(options, "ray", None) else []
+    cluster = _cluster(options.ray, options.json) if getattr(options, "ray", None) is not None else []
     findings = [*_machine(), *_packages(), *_torch(), *_weights(), *_data(), *_plugins(), *cluster]
     if options.json:
         print(

@@ -28,6 +28,10 @@ class InlineGrid(WatchedGrid):
         self._app, self._ahead = client_app, ahead
         self._waiting: dict[str, Message] = {}
 
+    def work_ahead(self, ahead: Ahead | None) -> None:
+        """Let `ahead` see the messages of each push from now on."""
+        self._ahead = ahead
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Take messages for delivery. Returns the ids to pull replies by."""
         pushed = list(messages)

@@ -85,6 +85,10 @@ class RayGrid(WatchedGrid):
             if id_ in self._waiting:
                 yield self._delivered(id_)
 
+    def describe(self) -> dict[str, Any]:
+        """How many workers there are, and how many have died and were replaced."""
+        return {"workers": self.pool.count, "workers_lost": self.pool.failures}
+
     def close(self) -> None:
         """End the workers."""
         self.pool.close()

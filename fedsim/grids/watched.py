@@ -7,6 +7,7 @@ sends. Where clients work is the business of the grid that is made from this one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
@@ -51,6 +52,10 @@ class WatchedGrid(Grid):
 
     def close(self) -> None:
         """End what works for the grid."""
+
+    def describe(self) -> dict[str, Any]:
+        """How clients were played, as JSON data for the manifest."""
+        return {}
 
     def set_run(self, run: Run) -> None:
         """Take over another run's description."""

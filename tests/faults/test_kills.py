@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashing import Ended, Silent, begun, experiments, hashes, resumed
+from crashing import Ended, begun, experiments, hashes, resumed
 from faulty import WHOLE, Tally
 
 from fedsim.failpoints import NAMES
-from fedsim.runs import RunFolder, read_lines
-from fedsim.simulation import simulate
+from fedsim.runs import read_lines
 
 PLAN = experiments()
 
@@ -23,8 +22,6 @@ PLAN = experiments()
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, str], Ended]]:
     """What each experiment comes to when nothing happens."""
     out = {}
-    # Here, so that what it imports and loads on first use is in every fork.
-    simulate(PLAN["stateful"], RunFolder.create(tmp_path_factory.mktemp("first") / "run"), Silent())
     for name, experiment in PLAN.items():
         path = tmp_path_factory.mktemp("whole") / name
         ended = begun(experiment, path)

@@ -79,3 +79,16 @@ def test_environment_is_set_before_flower() -> None:
 
     assert os.environ["FLWR_TELEMETRY_ENABLED"] == "0"
     assert flwr.app.Message is Message
+
+
+def test_a_record_filled_at_once_is_the_one_that_flower_fills() -> None:
+    tensors = {"w": torch.randn(2, 3), "b": torch.randn(3)}
+    theirs = ArrayRecord()
+    for name, tensor in tensors.items():
+        theirs[name] = flower.TensorArray(tensor)
+    ours = flower.to_record(tensors)
+    assert ours == theirs
+    assert ours.__dict__.keys() == theirs.__dict__.keys()
+    assert ours.object_id == theirs.object_id
+    with pytest.raises(TypeError):
+        ours["other"] = 1  # type: ignore[assignment]

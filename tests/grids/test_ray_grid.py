@@ -39,7 +39,7 @@ def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         # Workers import what their app is made by.
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-        with connected("local", cpus=4) as there:
+        with connected("local", cpus=8) as there:
             yield there
 
 
@@ -197,6 +197,7 @@ def test_replies_come_one_by_one_in_the_order_of_asking(remembering: RayGrid) ->
 
 def test_what_many_messages_have_is_stored_once_a_round(remembering: RayGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = remembering
+    grid.contexts = InlineGrid(ray_apps.remembering(), 6).contexts  # nobody remembers anything
     put: list[int] = []
     real = grid.pool.put
     monkeypatch.setattr(grid.pool, "put", lambda arrays: put.append(len(arrays)) or real(arrays))  # type: ignore[func-returns-value]
@@ -247,14 +248,14 @@ def test_workers_that_cannot_work_end_the_run_with_the_reason(grid_of: Callable[
 
 
 def test_more_workers_than_fit_are_refused_and_room_is_kept(cluster: Cluster) -> None:
-    with pytest.raises(InputError, match=r"runtime.workers: 9 .* 1 node with 4 CPUs") as refused:
-        RayGrid(cluster, ray_apps.remembering, 2, size=Size(cpus=0.5, workers=9), warn=print)
-    assert "8 would" in str(refused.value)
+    with pytest.raises(InputError, match=r"runtime.workers: 17 .* 1 node with 8 CPUs") as refused:
+        RayGrid(cluster, ray_apps.remembering, 2, size=Size(cpus=0.5, workers=17), warn=print)
+    assert "16 would" in str(refused.value)
     with pytest.raises(InputError, match=r"no worker of 1 CPU and 0\.5 GPU fits"):
         RayGrid(cluster, ray_apps.remembering, 2, size=Size(gpus=0.5), warn=print)
-    assert HALF.workers_on(cluster) == 8
-    assert Size(cpus=0.5, beside=(1.0, 0.0)).workers_on(cluster) == 6
-    assert Size(cpus=4, beside=(1.0, 0.0)).workers_on(cluster) == 1
+    assert HALF.workers_on(cluster) == 16
+    assert Size(cpus=0.5, beside=(1.0, 0.0)).workers_on(cluster) == 14
+    assert Size(cpus=8, beside=(1.0, 0.0)).workers_on(cluster) == 1
 
 
 NODES = """
