@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.clients.app import client_app
 from fedsim.clients.workbench import workbench
+from fedsim.data.federation import Parcel, open_parcel, parcel
 from fedsim.experiment import Experiment
 from fedsim.grids.inline import InlineGrid
 from fedsim.grids.watched import WatchedGrid
@@ -33,8 +34,21 @@ def grid_of(experiment: Experiment, cluster: Cluster | None, warn: Warn) -> Watc
         experiment.clients.count,
         size=Size.of(experiment),
         warn=warn,
-        prepare=functools.partial(workbench, experiment),
+        prepare=functools.partial(_prepared, experiment, _parcel(experiment)),
     )
+
+
+def _parcel(experiment: Experiment) -> Parcel:
+    data = experiment.data
+    return parcel(data.dataset.settings, data.partition.settings, experiment.clients.count, experiment.seed)
+
+
+def _prepared(experiment: Experiment, sent: Parcel) -> None:
+    """Make a worker ready. Data come with it: to load and to spread them takes as long as to import torch, and a node
+    holds them once for all of its workers.
+    """
+    open_parcel(sent)
+    workbench(experiment)
 
 
 def attack_tasks(
@@ -54,4 +68,4 @@ def cluster_of(experiment: Experiment, warn: Warn) -> AbstractContextManager[Clu
         return nullcontext()
     from fedsim.cluster.connecting import connected
 
-    return connected(experiment.runtime.ray, warn)
+    return connected(experiment.runtime.ray)

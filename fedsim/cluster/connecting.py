@@ -17,7 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -123,15 +123,17 @@ def _joined(ray: ModuleType, address: str, say: Say) -> Iterator[Cluster]:
     """Somebody else's cluster."""
     target = auto_address(ray, say) if address == "auto" else address
     answers(target)
+    empty = tempfile.mkdtemp(prefix="fedsim-empty-")
     try:
         with _signals_wait():
-            _init(ray, address, address=target)
+            _init(ray, address, empty, address=target)
         cluster = Cluster(target, local=False)
         say(f"joined the Ray cluster at {target}: {cluster.words()}")
         yield cluster
     finally:
         with _signals_wait():
             ray.shutdown()
+            shutil.rmtree(empty, ignore_errors=True)
 
 
 @contextmanager
@@ -145,7 +147,8 @@ def _own(ray: ModuleType, cpus: int | None, gpus: int | None) -> Iterator[Cluste
         # Ray's helpers that the kernel does not take along, should this process be killed, ask for its head that long.
         with _signals_wait(), _environment("RAY_gcs_rpc_server_reconnect_timeout_s", "10"):
             options = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "_temp_dir": str(folder)}
-            _init(ray, "local", address="local", **options)
+            (folder / "empty").mkdir()
+            _init(ray, "local", str(folder / "empty"), address="local", **options)
         yield Cluster("local", local=True)
     finally:
         with _signals_wait():
@@ -155,11 +158,15 @@ def _own(ray: ModuleType, cpus: int | None, gpus: int | None) -> Iterator[Cluste
             _removed(folder)
 
 
-def _init(ray: ModuleType, asked: str, **options: Any) -> None:
+def _init(ray: ModuleType, asked: str, empty: str, **options: Any) -> None:
     try:
-        with warnings.catch_warnings():
+        # Ray puts the folder in which it is started in front of its workers' path: one in it that is called like a
+        # package would stand in for that. Its own processes stay in the folder, so it is there as long as they are.
+        with warnings.catch_warnings(), chdir(empty):
             warnings.simplefilter("ignore")
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        # What becomes of workers is said by those who use them; Ray would write it between the lines of our output.
+        ray._private.worker._worker_logs_enabled = False
     except (Exception, SystemExit) as error:  # Ray ends the process where its own parts do not start
         with suppress(Exception):
             ray.shutdown()
@@ -169,7 +176,7 @@ def _init(ray: ModuleType, asked: str, **options: Any) -> None:
 
 def _remedy(asked: str, reason: str) -> str:
     if "ersion" in reason:
-        return "install the same versions of Python (to the minor one) and Ray on all machines"
+        return "install the same versions of Python (to the last digit) and Ray on all machines"
     if asked == "local":
         return "`ray.init(address='local')` in Python shows more"
     return "a machine that is no part of the cluster joins it by ray://HOST:10001, one that is by HOST:6379 or auto"

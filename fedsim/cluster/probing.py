@@ -73,8 +73,8 @@ def _judge(error: object, address: str, client: bool) -> None:
         )
     if code == grpc.StatusCode.UNAUTHENTICATED:
         raise InputError(
-            f"{PLACE}: '{address}': the cluster asks for a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or "
-            "RAY_AUTH_TOKEN_PATH) as on its head node"
+            f"{PLACE}: '{address}': the cluster asks for a token, or for another one; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as on its head node"
         )
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         raise InputError(f"{PLACE}: '{address}': something is there and does not answer as Ray does; {_ports()}")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.data.dataset import ImageData
+from fedsim.data.dataset import ImageData, Images, Normalisation
 from fedsim.protocol import Batch
 
 READY_BYTES = 64 * 2**20
@@ -70,10 +71,58 @@ class Federation:
         return self.data.normalisation.in_place(train.batch(torch.arange(len(train))).images)
 
 
+@dataclass(frozen=True)
+class Parcel:
+    """A federation as plain data, for a process that is not to load and to spread it again. arguments: of
+    `load_federation`. arrays: pixels and labels of the training and the test images. shares: int64, of each client.
+    """
+
+    arguments: tuple[DataSet, Partition, int, int]
+    name: str
+    class_names: tuple[str, ...]
+    normalisation: Normalisation
+    arrays: tuple[np.ndarray, ...]
+    shares: tuple[np.ndarray, ...]
+
+
+_given: dict[object, Any] = {}
+"""What came as a parcel, by the arguments with which it would be loaded."""
+
+
+def parcel(dataset: DataSet, partition: Partition, clients: int, seed: int) -> Parcel:
+    """The federation of these arguments, to be sent away. The arrays are shared, not copied."""
+    federation = load_federation(dataset, partition, clients, seed)
+    data = federation.data
+    tensors = (data.train.pixels, data.train.labels, data.test.pixels, data.test.labels)
+    return Parcel(
+        (dataset, partition, clients, seed),
+        data.name,
+        data.class_names,
+        data.normalisation,
+        tuple(tensor.numpy() for tensor in tensors),
+        tuple(share.numpy() for share in federation.shares),
+    )
+
+
+def open_parcel(sent: Parcel) -> None:
+    """Have `load_federation` and `load_data` give what was sent. The memory is shared with the parcel, and may be one
+    that cannot be written to; nobody writes to a data set.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it cannot be written to
+        pixels, labels, test_pixels, test_labels = map(torch.from_numpy, sent.arrays)
+        shares = tuple(map(torch.from_numpy, sent.shares))
+    images = Images(pixels, labels), Images(test_pixels, test_labels)
+    data = ImageData(sent.name, *images, sent.class_names, sent.normalisation)
+    _given[sent.arguments[0]] = data
+    _given[sent.arguments] = Federation(data, shares)
+
+
 @lru_cache(maxsize=2)
 def load_data(dataset: DataSet) -> ImageData:
     """The loaded set; the same object for equal settings. Raises what the set's `load` raises."""
-    return dataset.load()
+    given: ImageData | None = _given.get(dataset)
+    return dataset.load() if given is None else given
 
 
 @lru_cache(maxsize=8)
@@ -82,6 +131,9 @@ def load_federation(dataset: DataSet, partition: Partition, clients: int, seed: 
 
     Raises InputError or DataUnavailable as the set and the partition do.
     """
+    given: Federation | None = _given.get((dataset, partition, clients, seed))
+    if given is not None:
+        return given
     data = load_data(dataset)
     shares = partition.split(data.train.labels.numpy(), clients, seed)
     return Federation(data, tuple(torch.from_numpy(share) for share in shares))

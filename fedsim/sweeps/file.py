@@ -196,8 +196,8 @@ def _found(file_or_name: str) -> tuple[str, str, str] | None:
     path = FilePath(file_or_name)
     if path_exists(path):
         try:
-            return (path.read_text(encoding="utf-8-sig"), str(path), path.stem) if path.is_file() else None
-        except (OSError, ValueError):
+            return file_text(file_or_name) if path.is_file() else None
+        except InputError:
             return None
     return _entry(file_or_name)
 

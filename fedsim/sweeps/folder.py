@@ -81,8 +81,11 @@ class SweepFolder:
 
 
 def is_sweep_folder(path: Path) -> bool:
-    """Whether a folder is a sweep's."""
-    return (path / "sweep.json").is_file()
+    """Whether a folder is a sweep's. What is no path (too long, or with a NUL byte) is none."""
+    try:
+        return (path / "sweep.json").is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def open_folder(path: Path, grid: Grid) -> SweepFolder:
