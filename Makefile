@@ -1,15 +1,19 @@
 # make demo: install and run the quickstart. make test: install and run the tests.
-# Both need only Python 3.11 or newer; everything else goes into .venv.
+# make faults: try every fault and bad input there is, and print how many of each kind were survived.
+# All need only Python 3.11 or newer; everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo test faults lint install clean
 
 demo: .venv/installed
 	$(BIN)/fedsim run quickstart
 
 test: .venv/installed
 	$(BIN)/python -m pytest tests -n 2 --durations=10
+
+faults: .venv/installed
+	FEDSIM_WHOLE=1 $(BIN)/python -m pytest tests/faults tests/badinput -p no:cacheprovider --timeout 900
 
 lint: .venv/installed
 	$(BIN)/ruff check .

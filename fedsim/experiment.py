@@ -46,6 +46,9 @@ BatchNormPolicy = Literal["share_batch", "share_running", "local", "freeze", "gr
 LpipsNet = Literal["squeeze", "alex", "vgg", "off"]
 Algorithm = Literal["fedsgd", "fedavg"]
 
+MOST_CLIENTS = 1_000_000
+"""As many as a federation may have: lists of clients, such as targets = "all", are written out."""
+
 OFF = "off"
 """What a file says for no secure aggregation."""
 
@@ -106,7 +109,7 @@ class Group(LocalTraining):
 class Clients(LocalTraining):
     """`[clients]`."""
 
-    count: Count = 10
+    count: Annotated[Count, Field(le=MOST_CLIENTS)] = 10
     per_round: Count | None = None
     """Clients drawn at random each round; all of them if absent."""
     algorithm: Algorithm = "fedavg"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 
-from fedsim.experiment import AdversaryEntry, Component, Experiment, LocalTraining, Runtime
+from fedsim.experiment import AdversaryEntry, Clients, Component, Experiment, LocalTraining, Runtime
 from fedsim.schema import Problems
 from fedsim.secagg import rounds
 from fedsim.toml_lines import Path
@@ -155,11 +156,19 @@ def _beside_one_another(training: LocalTraining, experiment: Experiment, path: P
 
 def _files(experiment: Experiment, problems: Problems) -> None:
     """A file that is not there is noticed before anything is trained."""
-    if experiment.checkpoint is not None and not FilePath(experiment.checkpoint).is_file():
+    if experiment.checkpoint is not None and not _is_file(experiment.checkpoint):
         problems.add(
             ("checkpoint",),
             f"{experiment.checkpoint}: there is no such file; give one that a run with save_rounds has written",
         )
+
+
+def _is_file(path: str) -> bool:
+    """Not so what is no path at all: too long, or with a NUL byte."""
+    try:
+        return FilePath(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _batchnorm(experiment: Experiment, problems: Problems) -> None:
@@ -255,17 +264,17 @@ def _adversaries(experiment: Experiment, problems: Problems) -> None:
         secured = entry.vantage == "server" and experiment.server.secure_aggregation is not None
         if entry.aggregate or secured:
             among = range(experiment.clients.count) if secured else entry.targets
-            _summed(position, entry, tuple(among), experiment, problems)
+            _summed(position, entry, among, experiment, problems)
         _colluders(position, entry, experiment, problems)
         if entry.member is not None and entry.member >= experiment.clients.count:
             problems.add((*path, "member"), _no_client(entry.member, experiment))
 
 
 def _summed(
-    position: int, entry: AdversaryEntry, among: tuple[int, ...], experiment: Experiment, problems: Problems
+    position: int, entry: AdversaryEntry, among: Sequence[int], experiment: Experiment, problems: Problems
 ) -> None:
     """What is granted of a sum, and what makes sense of it, has to hold for all of its clients."""
-    trainings = [experiment.clients.training(client) for client in among if client < experiment.clients.count]
+    trainings = _trainings(experiment.clients, among)
     # What is derived of a sum is one client's, with that client's rate and defenses.
     single = entry.derive is not None
     if not single and len({one.learning_rate for one in trainings}) > 1:
@@ -293,6 +302,14 @@ def _summed(
             'leave "defenses" out (with aware = false, if the attack has that setting), or '
             + ("give all clients the same" if len(among) > len(entry.targets) else "target clients that have the same"),
         )
+
+
+def _trainings(clients: Clients, among: Sequence[int]) -> list[LocalTraining]:
+    """The different settings that hold for some clients, of whom there may be very many."""
+    wanted = {client for client in among if client < clients.count}
+    inside = {place: wanted.intersection(group.members) for place, group in enumerate(clients.groups)}
+    held: list[LocalTraining] = [clients.groups[place] for place, members in inside.items() if members]
+    return held if len(set().union(*inside.values())) == len(wanted) else [*held, clients]
 
 
 def _no_client(client: int, experiment: Experiment) -> str:

@@ -34,6 +34,9 @@ from fedsim.experiment_checks import check
 from fedsim.schema import Problems, dotted, fill
 from fedsim.toml_lines import Path, locate
 
+MOST_BYTES = 16 << 20
+"""Of an experiment file, a list of all of a million clients in it; what is larger is another kind of file."""
+
 MOST_ROUNDS = 1_000_000
 """As many as `rounds = "all"` writes out; beyond that, whoever asks for it is told what a list looks like."""
 
@@ -165,8 +168,7 @@ def file_text(file_or_name: str) -> tuple[str, str, str]:
             f"{suggestion(file_or_name, names)}"
         )
     try:
-        # utf-8-sig: some editors put an invisible mark in front.
-        return path.read_text(encoding="utf-8-sig"), str(path), path.stem
+        return _whole(path), str(path), path.stem
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, near, n=1)
@@ -180,6 +182,16 @@ def file_text(file_or_name: str) -> tuple[str, str, str]:
         raise InputError(f"{_short(str(path), 200)}: cannot be read: {error.strerror}; check the path") from None
     except ValueError:  # a NUL byte
         raise InputError(f"{file_or_name!r}: not a path") from None
+
+
+def _whole(path: FilePath) -> str:
+    """A file's text. Of one that is far too large, or has no end, no more is read than shows that."""
+    with path.open("rb") as file:
+        raw = file.read(MOST_BYTES + 1)
+    if len(raw) > MOST_BYTES:
+        raise InputError(f"{path}: has more than {MOST_BYTES} bytes, which no experiment file has; check the path")
+    # utf-8-sig: some editors put an invisible mark in front. Lines end as Python's text files have it.
+    return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def path_exists(path: FilePath) -> bool:

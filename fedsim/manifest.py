@@ -80,9 +80,9 @@ def write(folder: RunFolder, manifest: dict[str, Any]) -> None:
 
 
 def read(folder: RunFolder) -> dict[str, Any]:
-    """The manifest of a run; {} if it has none."""
+    """The manifest of a run; {} if it has none, or one that is damaged."""
     try:
-        data: dict[str, Any] = json.loads(folder.manifest.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        data = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # not there; no text, no JSON
         return {}
-    return data
+    return data if isinstance(data, dict) else {}

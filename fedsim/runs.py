@@ -148,7 +148,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """A run folder that is there. Raises InputError if it is not one."""
-        if not path.exists():
+        if not _exists(path):
             raise InputError(f"{path}: no such run folder; `fedsim run` prints where it put its run")
         if not (path / "experiment.toml").is_file():
             raise InputError(f"{path}: not a run folder (there is no experiment.toml in it)")
@@ -158,7 +158,7 @@ class RunFolder:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name that is too long
+    except (OSError, ValueError):  # a name that is too long, or has a NUL byte
         return False
 
 

@@ -24,10 +24,10 @@ Device = Annotated[str, Field(pattern=DEVICE_PATTERN)]
 RayAddress = Annotated[str, Field(pattern=RAY_PATTERN)]
 """`local`, `auto`, `ray://HOST:PORT` or `HOST:PORT`."""
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
 """A whole number from 1 on."""
 
-Index = Annotated[int, Field(ge=0)]
+Index = Annotated[int, Field(ge=0, lt=2**63)]
 """A whole number from 0 on."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -309,6 +309,14 @@ LINES = {
         NAMES + adversary() + "\n" + adversary(id='"b"', targets="[99]").replace('id = "b"  #!', 'id = "b"'),
         "adversaries[1].targets[0]",
     ),
+    "table that only a longer header names": (
+        NAMES + "[runtime]\nthreads = 1\n[clients.batch_size.x]  #!\ny = 1\n",
+        "clients.batch_size",
+    ),
+    "key of blanks": (
+        NAMES + '[clients]\n" " = 0  #!\n',
+        "clients.' '",
+    ),
     "tabs": (
         NAMES + "\t[clients]\n\t\tcount\t=\t0\t#!\n",
         "clients.count",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedsim.errors import DataUnavailable, FedsimError, InputError, ProtocolError, suggestion
+from fedsim.errors import LONGEST, DataUnavailable, FedsimError, InputError, ProtocolError, legible, suggestion
 
 MODELS = ("convnet6", "lenet", "mlp", "preact_resnet18", "resnet18", "torchvision")
 
@@ -23,6 +23,28 @@ def test_an_input_error_holds_a_line_for_each_problem() -> None:
     error = InputError("a:1: b: c", "a:2: d: e")
     assert error.problems == ("a:1: b: c", "a:2: d: e")
     assert str(error) == "a:1: b: c\na:2: d: e"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("a: b é 日本", "a: b é 日本"),
+        ("a\nb\tc\0", "a\\nb\\tc\\x00"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\u202egeiping\u200b", "\\u202egeiping\\u200b"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_a_line_shows_all_that_is_in_it(line: str, shown: str) -> None:
+    assert legible(line) == shown
+    assert InputError(line).problems == (shown,)
+
+
+@pytest.mark.parametrize("sign", ["x", "\n", "\U0010ffff"])
+def test_of_a_long_line_the_place_and_the_remedy_stay(sign: str) -> None:
+    (line,) = InputError(f"file:3: key: {sign * 100_000}; did you mean 'y'?").problems
+    assert len(line) <= LONGEST
+    assert line.startswith("file:3: key: ") and line.endswith("; did you mean 'y'?") and " ... " in line
 
 
 @pytest.mark.parametrize(

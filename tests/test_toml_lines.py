@@ -17,7 +17,11 @@ CASES: dict[str, tuple[str, dict[Path, int]]] = {
     "keys": ("a = 1\n\nb = 2", {("a",): 1, ("b",): 3}),
     "keys with signs": ("a-b_1 = 1\n2 = 3\n", {("a-b_1",): 1, ("2",): 2}),
     "header": ("[a]\nb = 1\n[c]\nd = 2\n", {("a",): 1, ("a", "b"): 2, ("c",): 3, ("c", "d"): 4}),
-    "dotted header": ("[a.b]\nc = 1\n", {("a", "b"): 1, ("a", "b", "c"): 2}),
+    "dotted header": ("[a.b]\nc = 1\n", {("a",): 1, ("a", "b"): 1, ("a", "b", "c"): 2}),
+    "dotted header in tables": (
+        "[[a]]\n[a.b.c]\nd = 1\n[[a.b.e]]\nf = 1\n",
+        {("a", 0, "b"): 2, ("a", 0, "b", "c", "d"): 3, ("a", 0, "b", "e"): 4, ("a", 0, "b", "e", 0, "f"): 5},
+    ),
     "spaced header": ("[ a . 'b c' ]\nd = 1\n", {("a", "b c"): 1, ("a", "b c", "d"): 2}),
     "dotted key": ("a.b = 1\na.c.d = 2\n", {("a",): 1, ("a", "b"): 1, ("a", "c"): 2, ("a", "c", "d"): 2}),
     "spaced key": ("a . b = 1\n", {("a", "b"): 1}),
@@ -90,10 +94,7 @@ def test_every_key_that_tomllib_finds_has_a_line_and_no_other(case: str) -> None
     text = TEXTS[case]
     lines = locate(text)
     there = paths(tomllib.loads(text))
-    # A table that only the dots of a header name (`[a.b]` without `[a]`) has no line of its own.
-    unnamed = {path for path in there if path not in lines}
-    assert set(lines) <= there
-    assert all(any(other[: len(path)] == path and len(other) > len(path) for other in lines) for path in unnamed)
+    assert set(lines) == there
     assert all(1 <= line <= text.count("\n") + 1 for line in lines.values())
 
 
@@ -109,7 +110,10 @@ def test_a_long_file_takes_no_longer_than_it_must() -> None:
     start = time.process_time()
     lines = locate("a = [\n" + "1,\n" * 30_000 + "]\n")
     assert lines["a", 29_999] == 30_001
-    assert time.process_time() - start < 2
+    # To count all lines anew for each item took 30 times as long.
+    lines = locate("a = [\n" + "100000,\n" * 100_000 + "]\n")
+    assert lines["a", 99_999] == 100_001
+    assert time.process_time() - start < 4
 
 
 def paths(value: Any, here: Path = ()) -> set[Path]:

@@ -49,7 +49,8 @@ def go_on(folder: RunFolder, experiment: Experiment, json_lines: bool) -> int:
         if manifest.get("status") == "done":
             if not json_lines:
                 print(f"{folder.path} is done; there is nothing to go on with")
-            return int(manifest.get("exit", 0))
+            code = manifest.get("exit")
+            return code if isinstance(code, int) else 0
         if not json_lines:
             print(f"going on with '{experiment.name}' in {folder.path}", flush=True)
         return _play(experiment, folder, json_lines, resume=True)
