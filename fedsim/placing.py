@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedsim.clients.app import client_app
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from fedsim.cluster.connecting import Cluster
 
 Warn = Callable[[str], None]
+
+
+def as_on_workers(experiment: Experiment) -> Experiment:
+    """An experiment as a cluster's workers play it, for what is derived again at the driver: with as many threads, and
+    on the processor where workers are given no GPU, which Ray hides from them then.
+    """
+    runtime = experiment.runtime
+    device = "cpu" if runtime.device == "auto" and not runtime.gpus_per_client else runtime.device
+    return replace(experiment, runtime=replace(runtime, threads=runtime.threads or 1, device=device))
 
 
 def grid_of(experiment: Experiment, cluster: Cluster | None, warn: Warn) -> WatchedGrid:

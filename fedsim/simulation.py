@@ -28,7 +28,7 @@ from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.failpoints import reach
 from fedsim.grids.inline import InlineGrid
 from fedsim.models import checkpoints
-from fedsim.placing import attack_tasks, cluster_of, grid_of
+from fedsim.placing import as_on_workers, attack_tasks, cluster_of, grid_of
 from fedsim.progress import Screen
 from fedsim.remembering import Memory
 from fedsim.report.formats import counted, numbered
@@ -60,20 +60,28 @@ def simulate(experiment: Experiment, folder: RunFolder, screen: Screen, *, resum
     resume: go on from the folder's newest whole checkpoint, if it has one. Raises InputError for what only a built
     model can show to be wrong, before round 0.
     """
-    threads = experiment.runtime.threads or (1 if experiment.runtime.grid == "ray" else None)
-    if threads:
-        torch.set_num_threads(threads)
+    asked = experiment
+    if experiment.runtime.grid == "ray":
+        experiment = as_on_workers(experiment)
+    if experiment.runtime.threads:
+        torch.set_num_threads(experiment.runtime.threads)
     place = workbench(experiment)
     check_built(experiment, place)
     with ExitStack() as stack:
-        return _Simulation(experiment, folder, screen, place, stack).run(resume)
+        return _Simulation(asked, experiment, folder, screen, place, stack).run(resume)
 
 
 class _Simulation:
-    """A run, and all that takes part in it."""
+    """A run, and all that takes part in it. asked: the experiment as it was given, by which attacks go."""
 
     def __init__(
-        self, experiment: Experiment, folder: RunFolder, screen: Screen, place: Workbench, stack: ExitStack
+        self,
+        asked: Experiment,
+        experiment: Experiment,
+        folder: RunFolder,
+        screen: Screen,
+        place: Workbench,
+        stack: ExitStack,
     ) -> None:
         self.experiment, self.folder, self.screen, self.place = experiment, folder, screen, place
         self.outcome = Outcome(facts=facts.for_manifest(experiment, place))
@@ -82,7 +90,7 @@ class _Simulation:
         self.grid = stack.enter_context(closing(grid_of(experiment, self.cluster, self.warn)))
         beside = experiment.runtime.attacks == "during"
         tasks = stack.enter_context(attack_tasks(experiment, self.cluster, self.warn))
-        self.attacks = Attacks(experiment, folder, place.device, screen, self.warn, tasks, self.on_attack)
+        self.attacks = Attacks(asked, folder, place.device, screen, self.warn, tasks, self.on_attack)
         stack.enter_context(closing(self.attacks))
         # While an attack runs, the truth is not in the run's folder.
         self.truth = stack.enter_context(truth.apart(folder, self.warn)) if beside else folder.truth

@@ -42,7 +42,7 @@ class Task:
 @dataclass
 class _Worker:
     """number: as it is called. starting: Ray's name of its first answer, until that is there. chunks: what it has to
-    do, in order, by Ray's name of the answer.
+    do, in order, by Ray's name of the answer. since: when it can have begun with the first of that.
     """
 
     number: int
@@ -50,6 +50,7 @@ class _Worker:
     starting: Any
     node: str = ""
     chunks: deque[tuple[Any, list[Task]]] = field(default_factory=deque)
+    since: float = 0.0
 
 
 class ClientPool:
@@ -133,7 +134,19 @@ class ClientPool:
             ready, _ = self._ray.wait(list(owners), num_returns=len(owners), timeout=0)
         for worker in {id(owners[reference]): owners[reference] for reference in ready}.values():
             self._take_in(worker, set(ready))
+        self._end_hanging()
         self._give_out()
+
+    def _end_hanging(self) -> None:
+        """End workers that take too long over what they are at."""
+        patience = self._size.patience
+        for worker in list(self._workers) if patience is not None else ():
+            if worker.chunks and worker.starting is None:
+                chunk = worker.chunks[0][1]
+                if time.monotonic() - worker.since > patience * len(chunk):
+                    if len(chunk) == 1:  # of several nobody knows yet who it is
+                        chunk[0].deaths = DEATHS
+                    self._dead(worker, TimeoutError(f"it took longer than runtime.client_timeout = {patience:g} s"))
 
     def _give_out(self) -> None:
         """One chunk for everybody before anybody gets a second."""
@@ -161,6 +174,8 @@ class ClientPool:
 
     def _give(self, worker: _Worker, chunk: list[Task]) -> None:
         packed = [task.pack() for task in chunk]
+        if not worker.chunks:
+            worker.since = time.monotonic()
         worker.chunks.append((worker.actor.work.remote(chunk[0].bundle, packed), chunk))
 
     def _take_in(self, worker: _Worker, ready: set[Any]) -> None:
@@ -172,6 +187,7 @@ class ClientPool:
                 reference, chunk = worker.chunks[0]
                 answers, seconds, notes = self._ray.get(reference)
                 worker.chunks.popleft()
+                worker.since = time.monotonic()
                 self._answers.update(zip((task.order for task in chunk), answers, strict=True))
                 each = seconds / len(chunk)
                 self._seconds = each if self._seconds is None else 0.5 * (self._seconds + each)
@@ -208,7 +224,8 @@ class ClientPool:
             for task in chunk:
                 task.deaths += place == 0
                 if task.deaths >= DEATHS:
-                    self._answers[task.order] = f"its worker died {task.deaths} times: {reason}"
+                    hung = isinstance(error, TimeoutError)
+                    self._answers[task.order] = reason if hung else f"its worker died {task.deaths} times: {reason}"
                 else:
                     heapq.heappush(self._queue, task)
                     again += 1

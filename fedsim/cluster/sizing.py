@@ -14,7 +14,8 @@ from fedsim.experiment import Experiment
 class Size:
     """What a worker takes: CPUs, GPUs (or a part of one), threads of torch. workers: how many; None: as many as fit.
 
-    beside: CPUs and GPUs of the largest thing that is to find room beside the workers, such as an attack.
+    beside: CPUs and GPUs of the largest thing that is to find room beside the workers, such as an attack. patience:
+    seconds that a worker may take over a message; None: for ever.
     """
 
     cpus: float = 1.0
@@ -22,6 +23,7 @@ class Size:
     threads: int = 1
     workers: int | None = None
     beside: tuple[float, float] = (0.0, 0.0)
+    patience: float | None = None
 
     @staticmethod
     def of(experiment: Experiment) -> Size:
@@ -30,7 +32,8 @@ class Size:
         during = runtime.attacks == "during" and bool(experiment.adversaries)
         beside = (runtime.cpus_per_attack, runtime.gpus_per_attack) if during else (0.0, 0.0)
         threads = runtime.threads or 1
-        return Size(runtime.cpus_per_client, runtime.gpus_per_client, threads, runtime.workers, beside)
+        patience = runtime.client_timeout
+        return Size(runtime.cpus_per_client, runtime.gpus_per_client, threads, runtime.workers, beside, patience)
 
     def fits(self, cluster: Cluster) -> int:
         """How many fit on all nodes together."""

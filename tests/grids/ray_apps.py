@@ -70,6 +70,19 @@ def deadly(folder: str, node: int, times: int) -> ClientApp:
     return app
 
 
+def hanging(node: int) -> ClientApp:
+    """Never answers the messages to a node."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_id == node:
+            time.sleep(3600)
+        return Message(RecordDict({"numbers": MetricRecord({"node": context.node_id})}), reply_to=message)
+
+    return app
+
+
 def slow(folder: str) -> ClientApp:
     """Leaves word of its process, takes a while, and says what it got."""
     app = ClientApp()

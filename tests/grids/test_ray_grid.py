@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,16 @@ def test_a_message_that_kills_every_worker_is_a_dropout_and_harms_no_other(
     assert [reply.metadata.src_node_id for reply in replies if reply.has_error()] == [4]
     assert "its worker died 3 times" in str(replies[3].error.reason)
     assert grid.pool.failures == len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_client_that_never_answers_is_a_dropout_when_its_time_is_up(cluster: Cluster) -> None:
+    told: list[str] = []
+    size = Size(cpus=0.5, workers=2, patience=1.0)
+    with closing(RayGrid(cluster, functools.partial(ray_apps.hanging, 4), 8, size=size, warn=told.append)) as grid:
+        replies = list(grid.send_and_receive(broadcast(list(range(1, 9)))))
+    assert [reply.metadata.src_node_id for reply in replies if reply.has_error()] == [4]
+    assert replies[3].error.reason == "it took longer than runtime.client_timeout = 1 s"
+    assert grid.pool.failures == len(told) > 0
 
 
 def test_workers_that_cannot_work_end_the_run_with_the_reason(grid_of: Callable[..., RayGrid]) -> None:
