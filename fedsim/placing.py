@@ -70,12 +70,3 @@ def attack_tasks(
     from fedsim.cluster.attacks import AttackTasks
 
     return closing(AttackTasks(cluster, experiment.runtime.cpus_per_attack, experiment.runtime.gpus_per_attack, warn))
-
-
-def cluster_of(experiment: Experiment, warn: Warn) -> AbstractContextManager[Cluster | None]:
-    """The cluster that an experiment asks for, for the length of a block; None where it asks for none."""
-    if experiment.runtime.grid == "inline":
-        return nullcontext()
-    from fedsim.cluster.connecting import connected
-
-    return connected(experiment.runtime.ray)

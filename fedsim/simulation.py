@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from flwr.app import Context, RecordDict
@@ -28,7 +28,7 @@ from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.failpoints import reach
 from fedsim.grids.inline import InlineGrid
 from fedsim.models import checkpoints
-from fedsim.placing import as_on_workers, attack_tasks, cluster_of, grid_of
+from fedsim.placing import as_on_workers, attack_tasks, grid_of
 from fedsim.progress import Screen
 from fedsim.remembering import Memory
 from fedsim.report.formats import counted, numbered
@@ -37,6 +37,9 @@ from fedsim.server.app import Rounds, server_app
 from fedsim.sinks.several import Sinks, opened
 from fedsim.watching import Watch
 from fedsim.witness import Witness
+
+if TYPE_CHECKING:
+    from fedsim.cluster.connecting import Cluster
 
 
 @dataclass
@@ -54,21 +57,24 @@ class Outcome:
         return sum(line["status"] == "failed" for line in self.attacks)
 
 
-def simulate(experiment: Experiment, folder: RunFolder, screen: Screen, *, resume: bool = False) -> Outcome:
+def simulate(
+    experiment: Experiment, folder: RunFolder, screen: Screen, *, resume: bool = False, cluster: Cluster | None = None
+) -> Outcome:
     """Train the federation under the adversaries' eyes, then run their attacks and score them.
 
+    cluster: where, if the experiment asks for one.
     resume: go on from the folder's newest whole checkpoint, if it has one. Raises InputError for what only a built
     model can show to be wrong, before round 0.
     """
     asked = experiment
-    if experiment.runtime.grid == "ray":
+    if cluster is not None:
         experiment = as_on_workers(experiment)
     if experiment.runtime.threads:
         torch.set_num_threads(experiment.runtime.threads)
     place = workbench(experiment)
     check_built(experiment, place)
     with ExitStack() as stack:
-        return _Simulation(asked, experiment, folder, screen, place, stack).run(resume)
+        return _Simulation(asked, experiment, folder, screen, place, cluster, stack).run(resume)
 
 
 class _Simulation:
@@ -81,12 +87,13 @@ class _Simulation:
         folder: RunFolder,
         screen: Screen,
         place: Workbench,
+        cluster: Cluster | None,
         stack: ExitStack,
     ) -> None:
         self.experiment, self.folder, self.screen, self.place = experiment, folder, screen, place
         self.outcome = Outcome(facts=facts.for_manifest(experiment, place))
         truth.recover(folder, self.warn)
-        self.cluster = stack.enter_context(cluster_of(experiment, self.warn))
+        self.cluster = cluster
         self.grid = stack.enter_context(closing(grid_of(experiment, self.cluster, self.warn)))
         beside = experiment.runtime.attacks == "during"
         tasks = stack.enter_context(attack_tasks(experiment, self.cluster, self.warn))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim import manifest as manifests
 from fedsim.attackers import launching
+from fedsim.commands.joining import cluster_of
 from fedsim.commands.run import on_ray
 from fedsim.errors import QUARANTINED, FedsimError, InputError
 from fedsim.experiment import KNOWLEDGE, SIGHTS, AdversaryEntry, Component, Experiment
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from fedsim.attacks import attacks_on, run_attacks
     from fedsim.commands.ending import conclude
     from fedsim.devices import choose_device
-    from fedsim.placing import attack_tasks, cluster_of
+    from fedsim.placing import attack_tasks
     from fedsim.report.formats import counted
 
     store = JobStore(folder.captures, folder.jobs)
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         if not attacks:
             raise FedsimError(f"adversary '{name}' made no job of the captures of {folder.path}")
         device = choose_device(experiment.runtime.device)
-        with cluster_of(experiment, screen.warn) as cluster, attack_tasks(experiment, cluster, screen.warn) as tasks:
+        with cluster_of(experiment) as cluster, attack_tasks(experiment, cluster, screen.warn) as tasks:
             lines = run_attacks(attacks, experiment, folder, device, screen, screen.warn, tasks)
     _note(folder, name, plugin, fitting)
     code = QUARANTINED if any(line["status"] == "failed" for line in lines) else 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim import manifest as manifests
 from fedsim.adversaries import threat
 from fedsim.attackers import launching
+from fedsim.commands.joining import cluster_of
 from fedsim.errors import QUARANTINED, DataUnavailable, FedsimError, InputError
 from fedsim.experiment import Experiment
 from fedsim.experiment_file import as_table, as_toml, read
@@ -101,10 +102,6 @@ def execute(
     inline = experiment.runtime.grid == "inline"
     if experiment.adversaries and experiment.runtime.isolation == "process" and inline:
         launching.start_early()
-    # Here, not above: what is wrong with the input is said before torch is imported.
-    from fedsim.simulation import simulate
-    from fedsim.states.store import Checkpoints
-
     text = as_toml(experiment)
     before = manifests.read(folder) if resume else {}
     manifest = {**manifests.start(experiment.seed, text, threat.describe(experiment)), **(facts or {})}
@@ -124,7 +121,11 @@ def execute(
         if not resume:
             write_whole(folder.experiment, text)
         manifests.write(folder, manifest)
-        outcome = simulate(experiment, folder, screen, resume=resume)
+        with cluster_of(experiment) as cluster:
+            # Here, not above: what is wrong with the input is said before torch is imported.
+            from fedsim.simulation import simulate
+
+            outcome = simulate(experiment, folder, screen, resume=resume, cluster=cluster)
         reach("run.ending")
         code = QUARANTINED if outcome.quarantined else 0
         end("done", code, warnings=outcome.warnings, **outcome.facts)
@@ -152,6 +153,8 @@ def execute(
     except Exception as error:
         end_early("failed", 1, error=f"{type(error).__name__}: {error}")
         raise
+    from fedsim.states.store import Checkpoints
+
     with suppress(OSError):  # what is left of them is in nobody's way
         Checkpoints(folder.resume).remove()
     return code

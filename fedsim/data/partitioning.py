@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,32 @@ def _offline() -> Iterator[None]:
                 os.environ[name] = value
 
 
-with _offline():
-    import datasets
-    from flwr_datasets import partitioner as partitioners
+@cache
+def _library() -> tuple[Any, Any]:
+    """Hugging Face's datasets and Flower's partitioners. They bring along half of the scientific Python there is, which
+    takes longer than importing torch: whoever draws equal shares does without.
+    """
+    with _offline():
+        import datasets
+        from flwr_datasets import partitioner as partitioners
+    return datasets, partitioners
+
+
+def equal_shares(labels: np.ndarray, clients: int, seed: int) -> list[np.ndarray]:
+    """What `IidPartitioner` gives, as `split` has it: equal parts of the examples in random order, the first ones
+    larger by one where it does not come out even. Raises InputError as `split` does.
+    """
+    return [np.sort(part) for part in np.array_split(_shuffled(np.asarray(labels), clients, seed), clients)]
+
+
+def _shuffled(labels: np.ndarray, clients: int, seed: int) -> np.ndarray:
+    """The indices of all examples in the order in which they are handed out, int64."""
+    if not 1 <= clients <= len(labels):
+        raise InputError(
+            f"partition: {len(labels)} examples cannot be spread over {clients} clients, one each at least; "
+            "take fewer clients or a larger data set"
+        )
+    return numpy_generator(seed, "partition", "order").permutation(len(labels))
 
 
 def split(kind: str, labels: np.ndarray, clients: int, seed: int, **settings: Any) -> list[np.ndarray]:
@@ -48,16 +72,12 @@ def split(kind: str, labels: np.ndarray, clients: int, seed: int, **settings: An
     cannot do what is asked.
     """
     labels = np.asarray(labels)
-    if not 1 <= clients <= len(labels):
-        raise InputError(
-            f"partition: {len(labels)} examples cannot be spread over {clients} clients, one each at least; "
-            "take fewer clients or a larger data set"
-        )
-    order = numpy_generator(seed, "partition", "order").permutation(len(labels))
+    order = _shuffled(labels, clients, seed)
+    datasets, partitioners = _library()
     arguments = {"num_partitions": clients, **settings}
     if kind in _BY_LABEL:
         arguments |= {"partition_by": "label", "shuffle": False, "seed": derive(seed, "partition", "draw")}
-    with _silent():
+    with _silent(datasets):
         partitioner = getattr(partitioners, kind)(**arguments)
         partitioner.dataset = datasets.Dataset.from_dict({"index": order, "label": labels[order]})
         shares = [
@@ -92,7 +112,7 @@ def _check(shares: list[np.ndarray]) -> None:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def _silent(datasets: Any) -> Iterator[None]:
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

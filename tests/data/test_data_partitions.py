@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fedsim.data import partitions
+from fedsim.data.partitioning import equal_shares, split
 from fedsim.errors import InputError
 
 LABELS = np.repeat(np.arange(5), 40)
@@ -169,3 +170,12 @@ assert dict(os.environ) == before, "the environment was changed"
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     written = [p for p in tmp_path.rglob("*") if p.is_file() and "mpl" not in p.parts]
     assert not written
+
+
+@pytest.mark.parametrize(("examples", "clients"), [(10, 3), (11, 11), (100, 7), (1, 1), (64, 8)])
+def test_equal_shares_are_those_of_the_library(examples: int, clients: int) -> None:
+    labels = np.arange(examples) % 3
+    for seed in range(3):
+        ours, theirs = equal_shares(labels, clients, seed), split("IidPartitioner", labels, clients, seed)
+        assert [one.dtype for one in ours] == [one.dtype for one in theirs]
+        assert all(map(np.array_equal, ours, theirs))
