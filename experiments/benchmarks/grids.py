@@ -157,7 +157,7 @@ def _on_flower(experiment: Experiment, workers: int) -> dict[str, Any]:
         parameters.update(tensors)
 
     server = server_app(experiment, lambda record: at.append(time.time()), model)
-    resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": workers}}
+    resources: Any = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": workers}}
     run_simulation(server, client_app(experiment), num_supernodes=experiment.clients.count, backend_config=resources)
     return {"at": at, "weights": _summed(parameters)}
 

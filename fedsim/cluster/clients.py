@@ -140,7 +140,9 @@ class ClientPool:
     def _end_hanging(self) -> None:
         """End workers that take too long over what they are at."""
         patience = self._size.patience
-        for worker in list(self._workers) if patience is not None else ():
+        if patience is None:
+            return
+        for worker in list(self._workers):
             if worker.chunks and worker.starting is None:
                 chunk = worker.chunks[0][1]
                 if time.monotonic() - worker.since > patience * len(chunk):
