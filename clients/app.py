@@ -13,6 +13,7 @@ from torch import Tensor
 import fedsim.grids.flower_internals as flower
 from fedsim import batchnorm, protocol
 from fedsim.clients import sealing
+from fedsim.clients.requests import TrainRequest
 from fedsim.clients.workbench import workbench
 from fedsim.experiment import Experiment
 from fedsim.grids.deployment import experiment_of
@@ -40,11 +41,10 @@ def _train(experiment: Experiment, message: Message, context: Context) -> Messag
     place = workbench(experiment)
     client = int(context.node_config["partition-id"])
     content = message.content
-    round_ = int(_config(content)[protocol.ROUND])  # type: ignore[arg-type]
+    request = TrainRequest.read(content, experiment)
+    round_, parameters, sent = request.round, request.parameters, request.statistics
     sealing.leave(experiment, client, round_, protocol.UPDATE, context)
-    parameters = flower.tensors_in(content, protocol.ARRAYS)
     # Under `local` the server sends no statistics, and the client goes on with the ones that it kept.
-    sent = flower.tensors_in(content, protocol.BUFFERS)
     held = sent or flower.tensors_in(context.state, protocol.BUFFERS)
     policy = experiment.clients.batchnorm
 
@@ -102,11 +102,6 @@ def remembered(context: Context) -> dict[int, dict[str, Tensor]]:
         for key in context.state
         if key.startswith(_MEMORY)
     }
-
-
-def _config(content: RecordDict) -> ConfigRecord:
-    """The record in which a strategy says the round; its name is the strategy's choice."""
-    return next(record for name, record in content.config_records.items() if name != RECORD)
 
 
 app = client_app()

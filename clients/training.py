@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -13,11 +13,23 @@ from torch import Tensor, nn
 from fedsim import batchnorm, seeding
 from fedsim.data.dataset import Normalisation
 from fedsim.experiment import Algorithm, LocalTraining
-from fedsim.models.loss import training_loss
+from fedsim.models.loss import cross_entropy, training_loss
 from fedsim.protocol import Batch, Update
 
 Gradient = Callable[[int, Batch, Callable[[Batch], Tensor]], list[Tensor]]
 """How a defense makes the gradient of a step (counted from 0) on a batch, given the mean loss of the model on any."""
+
+
+class Body:
+    """A model with what every step needs of it, looked up once. Its modules and parameters stay the same objects."""
+
+    def __init__(self, model: nn.Module) -> None:
+        own = dict(model.named_parameters())
+        self.model, self.modules = model, tuple(model.modules())
+        self.names = tuple(own)
+        self.weights: list[Tensor] = list(own.values())
+        self.regularised = any(hasattr(type(module), "take_penalty") for module in self.modules)
+        """Whether its layers may add to the loss."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ def steps_of(size: int, training: LocalTraining, algorithm: Algorithm) -> int:
 def _passes(share: Tensor, size: int, rng: torch.Generator, epochs: int | None) -> Iterator[Tensor]:
     done = 0
     while len(share) and (epochs is None or done < epochs):
-        yield from share[torch.randperm(len(share), generator=rng)].split(size)
+        yield from share.index_select(0, torch.randperm(len(share), generator=rng)).split(size)
         done += 1
 
 
@@ -86,13 +98,13 @@ def _walked(share: Tensor, training: LocalTraining, seed: int, round_: int, clie
 
 
 def train(
-    model: nn.Module,
+    model: nn.Module | Body,
     parameters: Mapping[str, Tensor],
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     training: LocalTraining,
     algorithm: Algorithm,
     policy: str,
-    normalise: Normalisation,
+    normalise: Normalisation | None,
     *,
     gradient: Gradient | None = None,
     record: bool = False,
@@ -101,50 +113,55 @@ def train(
 
     The model is a workbench: its parameters are overwritten, its running statistics are whatever the caller loaded.
     fedsgd: the update is the gradient of the mean loss. fedavg: SGD; the update is broadcast minus trained.
-    gradient: makes each step's gradient instead.
+    batches: may be made as they are asked for. normalise: None for batches that are normalised. gradient: makes each
+    step's gradient instead.
     """
-    own = dict(model.named_parameters())
-    weights: list[Tensor] = list(own.values())
+    body = model if isinstance(model, Body) else Body(model)
+    own, weights, model = body.names, body.weights, body.model
     broadcast = [parameters[name] for name in own]
     with torch.no_grad():
         torch._foreach_copy_(weights, broadcast)
-    batchnorm.training_mode(model, policy)
+    batchnorm.training_mode(model, policy, body.modules)
     wanted = record or policy == "share_batch"
     device = weights[0].device
 
     def step(number: int, batch: Batch) -> tuple[list[Tensor], Tensor]:
         if gradient is not None:
-            made = gradient(number, batch, lambda images: _loss(model, images, normalise, device))
+            made = gradient(number, batch, lambda images: _loss(body, images, normalise, device))
             return made, torch.zeros((), device=device)
-        loss = _loss(model, batch, normalise, device)
+        loss = _loss(body, batch, normalise, device)
         return list(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)), loss.detach()
 
     watch: AbstractContextManager[list[dict[str, Tensor]]] = batchnorm.recording(model) if wanted else nullcontext([])
     with watch as passes:
         if algorithm == "fedsgd":
-            gradients, loss = step(0, batches[0])
+            batch = next(iter(batches))
+            gradients, loss = step(0, batch)
             update = {name: value.cpu() for name, value in zip(own, gradients, strict=True)}
-            total = float(loss) * len(batches[0])
+            total, seen, steps = float(loss) * len(batch), len(batch), 1
         else:
-            total = _sgd(step, weights, batches, training)
+            total, seen, steps = _sgd(step, weights, batches, training)
             with torch.no_grad():
                 moved = torch._foreach_sub(broadcast, [value.cpu() for value in weights])
             update = dict(zip(own, moved, strict=True))
-    mean = None if gradient is not None else total / sum(len(batch) for batch in batches)
-    return Trained(Update(update), mean, len(batches), passes)
+    return Trained(Update(update), None if gradient is not None else total / seen, steps, passes)
 
 
 def _sgd(
     step: Callable[[int, Batch], tuple[list[Tensor], Tensor]],
     weights: list[Tensor],
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     training: LocalTraining,
-) -> float:
-    """torch.optim.SGD's steps written out: making an optimiser for every client and round costs as much as a step."""
+) -> tuple[float, int, int]:
+    """torch.optim.SGD's steps written out: making an optimiser for every client and round costs as much as a step.
+
+    Returns the sum of all images' losses, how many images, and how many steps.
+    """
     velocity: list[Tensor] | None = None
-    total = torch.zeros((), device=weights[0].device)
-    for number, batch in enumerate(batches):
+    total, seen, number = torch.zeros((), device=weights[0].device), 0, 0
+    for batch in batches:
         gradients, loss = step(number, batch)
+        number, seen = number + 1, seen + len(batch)
         with torch.no_grad():
             if training.weight_decay:
                 torch._foreach_add_(gradients, weights, alpha=training.weight_decay)
@@ -157,9 +174,10 @@ def _sgd(
                 gradients = velocity
             torch._foreach_add_(weights, gradients, alpha=-training.learning_rate)
         total += loss * len(batch)
-    return float(total)
+    return float(total), seen, number
 
 
-def _loss(model: nn.Module, batch: Batch, normalise: Normalisation, device: torch.device) -> Tensor:
+def _loss(body: Body, batch: Batch, normalise: Normalisation | None, device: torch.device) -> Tensor:
     images, labels = batch.images.to(device), batch.labels.to(device)
-    return training_loss(model, model(normalise(images)), labels)
+    logits = body.model(images if normalise is None else normalise(images))
+    return training_loss(body.model, logits, labels) if body.regularised else cross_entropy(logits, labels)

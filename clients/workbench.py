@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,17 @@ from fedsim.models.initial import initial_model
 from fedsim.protocol import Batch, Update
 from fedsim.secagg.base import Terms
 from fedsim.secagg.terms import terms_of
+
+
+class Ahead(Protocol):
+    """Has worked out, or works out for several clients together, what one of them is asked for; see `vectorized`."""
+
+    def take(
+        self, client: int, round_: int, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+    ) -> Trained | None:
+        """The client's training in the round from these very tensors; None where it is left to be trained by itself."""
+        ...
+
 
 Memory = Mapping[int, Mapping[str, Tensor]]
 """What the defenses of a client remember from round to round, by their place in its list."""
@@ -81,8 +92,10 @@ class Workbench:
         )
         self.device = choose_device(experiment.runtime.device)
         self.model = initial_model(experiment, self.federation.data).to(self.device)
+        self.body = training.Body(self.model)
         # Every client starts with these, before it has seen or kept any others.
         self.initial_statistics = batchnorm.statistics(self.model)
+        self.ahead: Ahead | None = None
         self._terms: Terms | None = None
         self._noisy = bool(precode.bottlenecks(self.model))
         self._makers: dict[int, _Maker | None] = {}
@@ -109,28 +122,34 @@ class Workbench:
         Where a defense makes the gradients that number is the expected one, which tells nothing of the draw. Raises
         InputError where it cannot.
         """
-        experiment, work = self.experiment, self._work(client, round_)
-        settings = experiment.clients.training(client)
+        experiment, steps = self.experiment, self.steps(client, round_)
+        settings, maker = experiment.clients.training(client), self._maker(client)
+        # A pass repeats no image, so only a whole pass over the client's data can be short of steps times batch.
+        examples = min(sum(map(len, steps)), len(self.federation.shares[client]))
+        if self.ahead is not None and not record:
+            found = self.ahead.take(client, round_, parameters, buffers)
+            if found is not None:
+                return found, examples
+        plain = self.is_plain(client)
+        batches = self._normalised(client, steps) if plain else self._encoded(client, round_, steps).batches
         batchnorm.load_statistics(self.model, {**self.initial_statistics, **buffers})
         self._seed_noise(client, round_)
-        maker, reason = self._maker(client), self.objection(client)
-        if reason:
+        if reason := self.objection(client):
             raise InputError(f"client {client}: defense {reason}")
         trained = training.train(
-            self.model,
+            self.body,
             parameters,
-            work.batches,
+            batches,
             settings,
             experiment.clients.algorithm,
             experiment.clients.batchnorm,
-            self.federation.data.normalisation,
+            None if plain else self.federation.data.normalisation,
             gradient=None if maker is None else self._gradient(maker, client, round_),
             record=record,
         )
         if maker is not None:
             return trained, min(maker.plan.batch_size * maker.plan.steps, maker.plan.size)
-        # A pass repeats no image, so only a whole pass over the client's data can be short of steps times batch.
-        return trained, min(sum(map(len, work.positions)), len(self.federation.shares[client]))
+        return trained, examples
 
     def objection(self, client: int) -> str | None:
         """Why the defense that makes a client's gradients cannot work, after its name; None if it can, or there is
@@ -211,9 +230,30 @@ class Workbench:
 
     def _work(self, client: int, round_: int) -> _Work:
         """The batches of a client's round, encoded. Raises ValueError for a client without data."""
-        experiment, share = self.experiment, self.federation.shares[client]
+        return self._encoded(client, round_, self.steps(client, round_))
+
+    def is_plain(self, client: int) -> bool:
+        """Whether no defense looks at the client's batches, which then need not be there in [0, 1], nor all at once."""
+        defenses = self.experiment.clients.training(client).defenses
+        return not any(hasattr(one.settings, hook) for one in defenses for hook in ("mix", "encode", "gradient"))
+
+    def makes_gradients(self, client: int) -> bool:
+        """Whether one of its defenses does, in the place of the client's own steps."""
+        return self._maker(client) is not None
+
+    def normalised(self, client: int, round_: int, steps: Sequence[Tensor]) -> Iterator[Batch]:
+        """The batches of these steps, encoded and normalised."""
+        if self.is_plain(client):
+            yield from self._normalised(client, steps)
+            return
+        for batch in self._encoded(client, round_, steps).batches:
+            yield Batch(self.federation.data.normalisation(batch.images), batch.labels)
+
+    def steps(self, client: int, round_: int) -> list[Tensor]:
+        """The positions of each step's images in the client's share. Raises ValueError for a client without data."""
+        experiment, size = self.experiment, len(self.federation.shares[client])
         settings = experiment.clients.training(client)
-        own, maker = torch.arange(len(share)), self._maker(client)
+        own, maker = torch.arange(size), self._maker(client)
         if maker is not None:
             plan = maker.plan
             steps = training.poisson_schedule(own, plan.rate, plan.steps, experiment.seed, round_, client)
@@ -221,6 +261,14 @@ class Workbench:
             steps = training.schedule(own, settings, experiment.clients.algorithm, experiment.seed, round_, client)
         if not steps:
             raise ValueError(f"client {client} has no data")
+        return steps
+
+    def _normalised(self, client: int, steps: Sequence[Tensor]) -> Iterator[Batch]:
+        for positions in steps:
+            yield self.federation.normalised(client, positions)
+
+    def _encoded(self, client: int, round_: int, steps: Sequence[Tensor]) -> _Work:
+        experiment, settings = self.experiment, self.experiment.clients.training(client)
         batches, mixtures = [], []
         for step, positions in enumerate(steps):
             batch, mixed = self.federation.batch(client, positions), None

@@ -110,3 +110,11 @@ def test_the_server_tests_a_local_model_by_the_batchs_own_statistics() -> None:
     out = model[:2](IMAGES)
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
     assert not model[2].training
+
+
+def test_a_model_that_was_put_to_test_is_put_to_train_again() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    batchnorm.training_mode(model, "share_running")
+    model[1].eval()
+    batchnorm.training_mode(model, "share_running", tuple(model.modules()))
+    assert model[1].training

@@ -1,8 +1,9 @@
-"""What a round of federated averaging costs in CPU time: fedsim's in-process grid, pfl's simulated backend, bare torch.
+"""What a round of federated averaging costs in CPU time: `fedsim run`, pfl's simulated backend, bare torch.
 
 All three do the same work from the same weights on the same images: every client copies the global model, takes an
-epoch of SGD on its 64 images, and the differences are averaged. Each measurement is a fresh process, and contenders
-take turns, so that a busy machine troubles all of them alike. See README.md beside this file.
+epoch of SGD on its 64 images, and the differences are averaged. fedsim writes its line of the round and a checkpoint
+besides. Each measurement is a fresh process, and contenders take turns, so that a busy machine troubles all of them
+alike. See README.md beside this file.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ TOLERANCE = 1e-6
 """How far two contenders' weights may be apart after the check's rounds."""
 
 FEDSIM, PFL, BARE = "fedsim", "pfl", "bare torch"
+UNSAVED, VECTORIZED = "fedsim-unsaved", "fedsim-vectorized"
+"""fedsim without checkpoints, and with the clients of a round as one computation: on demand."""
 PFL_VERSION = "0.6.0"
 PEER_PACKAGES = (f"pfl=={PFL_VERSION}", "dp-accounting==0.5.0", "prv-accountant==0.2.0", "absl-py==2.5.1")
 """pfl and what it imports that fedsim does not bring along. Torch, NumPy and SciPy are shared, so that all contenders
@@ -129,7 +132,13 @@ def experiment_for(task: Task) -> Experiment:
             "model": "mlp",
             "clients": {"count": task.clients, "batch_size": task.batch, "learning_rate": LEARNING_RATE},
             "server": {"strategy": "fedavg", "evaluate_every": 10**9},
-            "runtime": {"device": "cpu", "threads": task.threads},
+            "runtime": {
+                "device": "cpu",
+                "threads": task.threads,
+                "checkpoint_every": int(task.contender != UNSAVED),
+                "vectorized": "on" if task.contender == VECTORIZED else "off",
+            },
+            "save_rounds": [task.rounds],
         }
     )
     data = Data(Component("random_images", RandomImages(task.clients)), made.data.partition)
@@ -163,21 +172,32 @@ def _start(inputs: dict[str, Tensor], model: nn.Module) -> None:
 
 
 def run_fedsim(task: Task, inputs: dict[str, Tensor]) -> Result:
-    """The real ClientApp and ServerApp on the in-process grid."""
-    from flwr.app import Context, RecordDict
+    """All that `fedsim run` does in a round: apps, grid, the line of the round, the checkpoint of the one before."""
+    from fedsim.clients.workbench import workbench
+    from fedsim.runs import RunFolder
+    from fedsim.simulation import simulate
 
-    from fedsim.clients.app import client_app
-    from fedsim.grids.flower_internals import from_record
-    from fedsim.grids.inline import InlineGrid
-    from fedsim.server.app import server_app
+    times: list[float] = []
+
+    class Clock:
+        def rounds(self, done: int, total: int, record: Any) -> None:
+            times.append(time.process_time())
+
+        def attack(self, name: str, done: int, total: int, note: str) -> None: ...
+
+        def warn(self, text: str) -> None:
+            raise AssertionError(text)
 
     # The last round ends with a test, which is no part of the comparison: `measure` leaves that round out.
-    experiment = experiment_for(task)
-    times: list[float] = []
-    grid = InlineGrid(client_app(experiment), task.clients)
-    context = Context(1, 0, {}, RecordDict(), {})
-    server_app(experiment, lambda record: times.append(time.process_time()))(grid, context)
-    return _differences(times), from_record(context.state["arrays"])  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as name:
+        folder = RunFolder.create(Path(name) / "run")
+        experiment = experiment_for(task)
+        simulate(experiment, folder, Clock())
+        if task.contender == VECTORIZED and workbench(experiment).ahead is None:
+            raise AssertionError("the clients were not trained together")
+        stored = load_file(folder.checkpoint(task.rounds))
+    found = {key.removeprefix("model/"): value for key, value in stored.items() if key.startswith("model/")}
+    return _differences(times), found
 
 
 def run_pfl(task: Task, inputs: dict[str, Tensor]) -> Result:
@@ -265,7 +285,13 @@ def _differences(times: list[float]) -> list[float]:
     return [after - before for before, after in itertools.pairwise(times)]
 
 
-RUNNERS: dict[str, Callable[[Task, dict[str, Tensor]], Result]] = {FEDSIM: run_fedsim, PFL: run_pfl, BARE: run_bare}
+RUNNERS: dict[str, Callable[[Task, dict[str, Tensor]], Result]] = {
+    FEDSIM: run_fedsim,
+    UNSAVED: run_fedsim,
+    VECTORIZED: run_fedsim,
+    PFL: run_pfl,
+    BARE: run_bare,
+}
 
 
 def work(task: Task, folder: Path) -> None:
@@ -354,12 +380,12 @@ def measure(
 
 def show(rows: list[Row]) -> None:
     """The table, as plain text."""
-    print(f"{'contender':<12} {'clients':>7} {'CPU s/round':>11} {'min-max':>15} {'to bare torch':>13} {'to pfl':>7}")
+    print(f"{'contender':<18} {'clients':>7} {'CPU s/round':>11} {'min-max':>15} {'to bare torch':>13} {'to pfl':>7}")
     for row in rows:
         spread = f"{min(row.seconds):.4f}-{max(row.seconds):.4f}"
         ratios = [f"{value:.2f}" if value is not None else "-" for value in (row.to_bare, row.to_pfl)]
         median = statistics.median(row.seconds)
-        print(f"{row.contender:<12} {row.clients:>7} {median:>11.4f} {spread:>15} {ratios[0]:>13} {ratios[1]:>7}")
+        print(f"{row.contender:<18} {row.clients:>7} {median:>11.4f} {spread:>15} {ratios[0]:>13} {ratios[1]:>7}")
 
 
 def main() -> int:
@@ -369,6 +395,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=8, help="timed rounds in a process (default: 8)")
     parser.add_argument("--repeats", type=int, default=5, help="processes for each contender (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    parser.add_argument(
+        "--also", nargs="+", default=[], choices=[UNSAVED, VECTORIZED], help="measure these variants of fedsim, too"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument(
         "--peers", type=Path, default=Path("build/bench"), help="where pfl's environment is made (default: build/bench)"
@@ -381,7 +410,7 @@ def main() -> int:
     if min(*arguments.clients, arguments.rounds, arguments.repeats, arguments.threads) < 1:
         parser.error("--clients, --rounds, --repeats and --threads must be at least 1")
 
-    contenders, peer, skipped = [FEDSIM, PFL, BARE], None, None
+    contenders, peer, skipped = [FEDSIM, *dict.fromkeys(arguments.also), PFL, BARE], None, None
     try:
         peer = peer_python(arguments.peers.absolute() / "pfl", PEER_PACKAGES, PEER_IMPORTS)
     except RuntimeError as reason:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedsim.clients.training import schedule, train
+from fedsim.clients.training import Body, schedule, train
 from fedsim.data.dataset import Normalisation
 from fedsim.experiment import LocalTraining
 from fedsim.protocol import Batch
@@ -132,3 +132,14 @@ def test_local_steps_are_those_of_torchs_sgd(momentum: float, weight_decay: floa
         optimiser.step()
     for name, value in model.named_parameters():
         torch.testing.assert_close(trained.update.tensors[name], parameters[name] - value.detach())
+
+
+def test_batches_may_come_one_by_one_and_normalised() -> None:
+    model, parameters, batches = setup()
+    settings, normalise = LocalTraining(learning_rate=0.1), Normalisation((0.31,), (0.47,))
+    plain = train(model, parameters, batches, settings, "fedavg", "share_running", normalise)
+    ready = (Batch(normalise(batch.images), batch.labels) for batch in batches)
+    lazy = train(Body(model), parameters, ready, settings, "fedavg", "share_running", None)
+    assert (lazy.loss, lazy.steps) == (plain.loss, plain.steps)
+    for name, value in plain.update.tensors.items():
+        assert torch.equal(lazy.update.tensors[name], value)
