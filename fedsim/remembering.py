@@ -48,7 +48,7 @@ class Memory:
             try:
                 self._restore(checkpoint)
                 records = [RoundRecord.of_json(line) for line in read_lines(self._folder.rounds)]
-                return checkpoint.state["server"], records
+                return checkpoint.state["run"]["server"], records
             except FedsimError as error:
                 self._say(
                     f"{error}; so the checkpoint of round {checkpoint.round} is of no use, and the run begins anew"
@@ -61,17 +61,18 @@ class Memory:
         every, last = self._experiment.runtime.checkpoint_every, rounds.done == self._experiment.rounds
         if not every or (rounds.done % every and not last):
             return
-        state: dict[str, Any] = {
+        # As one part: a file, and a wait for the disk, for each would cost more than it spares.
+        whole = {
             "server": rounds.state(),
-            "adversaries": {"watch": self._watch.state(), "plugins": self._plugins()},
+            "watch": self._watch.state(),
+            "plugins": self._plugins(),
             "generators": chance.global_generators(),
-            "run": {
-                "warnings": list(self._warnings),
-                "facts": self.facts,
-                "rounds": _size(self._folder, "rounds"),
-                "derived": _size(self._folder, "derived"),
-            },
+            "warnings": list(self._warnings),
+            "facts": self.facts,
+            "rounds": _size(self._folder, "rounds"),
+            "derived": _size(self._folder, "derived"),
         }
+        state = {"run": whole}
         if last:
             # Clients are asked no more. What they keep for themselves need not lie there while attacks run.
             self._checkpoints.write(rounds.done, state, kept=1)
@@ -84,17 +85,16 @@ class Memory:
         self._checkpoints.remove()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        state, folder = checkpoint.state, self._folder
-        run = state["run"]
+        folder, run = self._folder, checkpoint.state["run"]
         cut(folder.rounds, run["rounds"])
         cut(folder.derived, run["derived"])
-        self._watch.restore(state["adversaries"]["watch"])
-        for entry, held in state["adversaries"]["plugins"].items():
+        self._watch.restore(run["watch"])
+        for entry, held in run["plugins"].items():
             for plugin, one in zip(self._stateful(entry), held, strict=True):
                 plugin.load_state_dict(one)
-        self._clients.restore(state)
+        self._clients.restore(checkpoint.state)
         self.facts = dict(run["facts"])
-        chance.restore(state["generators"])
+        chance.restore(run["generators"])
         # What was said in taking it up, of damage above all, stays said.
         self._warnings[:] = [*run["warnings"], *(one for one in self._warnings if one not in run["warnings"])]
         if checkpoint.round < self._experiment.rounds:

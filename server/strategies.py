@@ -49,6 +49,12 @@ class FedAvg(_Settings):
 
     individual_updates: ClassVar[bool] = False
 
+    def build(self) -> Strategy:
+        """Flower's, with its mean taken on tensors."""
+        from fedsim.server.averaging import TensorFedAvg
+
+        return TensorFedAvg(**_EVERYONE)
+
 
 @dataclass(frozen=True)
 class FedAvgM(_Settings):
