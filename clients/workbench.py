@@ -136,17 +136,18 @@ class Workbench:
         self._seed_noise(client, round_)
         if reason := self.objection(client):
             raise InputError(f"client {client}: defense {reason}")
-        trained = training.train(
-            self.body,
-            parameters,
-            batches,
-            settings,
-            experiment.clients.algorithm,
-            experiment.clients.batchnorm,
-            None if plain else self.federation.data.normalisation,
-            gradient=None if maker is None else self._gradient(maker, client, round_),
-            record=record,
-        )
+        with seeding.global_draws(self.device, experiment.seed, "training", round_, client):
+            trained = training.train(
+                self.body,
+                parameters,
+                batches,
+                settings,
+                experiment.clients.algorithm,
+                experiment.clients.batchnorm,
+                None if plain else self.federation.data.normalisation,
+                gradient=None if maker is None else self._gradient(maker, client, round_),
+                record=record,
+            )
         if maker is not None:
             return trained, min(maker.plan.batch_size * maker.plan.steps, maker.plan.size)
         return trained, examples

@@ -24,7 +24,7 @@ from fedsim.experiment import AdversaryEntry, Experiment
 from fedsim.failpoints import reach
 from fedsim.progress import Listener, Screen
 from fedsim.report.formats import numbered
-from fedsim.runs import RunFolder, append_attack
+from fedsim.runs import RunFolder, append_attack, read_lines
 
 if TYPE_CHECKING:
     from fedsim.cluster.attacks import AttackTasks
@@ -108,7 +108,11 @@ class Attacks:
 
     def expect(self, attacks: Iterable[Attack]) -> None:
         """Let those attacks begin whose attacker can work ahead; `run` will ask for them."""
-        for _, group in _grouped(attacks, self.experiment):
+        done = {line.get("job") for line in read_lines(self.folder.attacks)}  # of a run that goes on
+        for _, whole in _grouped(attacks, self.experiment):
+            group = [attack for attack in whole if attack.job not in done]
+            if not group:
+                continue
             attacker = self._attacker(group[0].entry)
             if attacker.expect(()):
                 attacker.expect([self._work(attack) for attack in group])
@@ -136,11 +140,12 @@ class Attacks:
             place = truth.apart(self.folder, self.warn)
         with place as found:
             groups = _grouped(attacks, self.experiment)
+            done = self._trusted(groups, done)
             left = _not_done(groups, done)
-            together = {name: self._begin(group) for name, group in groups if name in left}
+            together = {name: self._begin(group, _lines_of(done, name)) for name, group in groups if name in left}
             lines: list[dict[str, Any]] = []
             for name, group in groups:
-                had = [dict(line) for line in done if line["entry"] == name]
+                had = [dict(line) for line in _lines_of(done, name)]
                 lines += had
                 if name in left:
                     lines += self._of_one(group, together[name], found, len(had))
@@ -158,15 +163,39 @@ class Attacks:
             self._attackers[entry.id] = made
         return self._attackers[entry.id]
 
-    def _begin(self, group: Sequence[Attack]) -> bool:
-        """Let an adversary's attacks begin, if its attacker can work ahead; whether they will run as one batch then."""
-        attacker, works = self._attacker(group[0].entry), [self._work(attack) for attack in group]
+    def _trusted(
+        self, groups: Sequence[tuple[str, Sequence[Attack]]], done: Sequence[Mapping[str, Any]]
+    ) -> Sequence[Mapping[str, Any]]:
+        """Lines that an earlier try has written, if they are the first of those that these attacks come to; else none,
+        and they are written anew.
+        """
+        jobs = {name: [attack.job for attack in group] for name, group in groups}
+        order = [name for name, _ in groups]
+        names = [line.get("entry") for line in done]
+        fit = names == sorted(names, key=lambda name: order.index(name) if name in order else -1)
+        for name in set(names):
+            own = [line.get("job") for line in _lines_of(done, str(name))]
+            combined = any(line.get("combined") for line in _lines_of(done, str(name)))
+            fit = fit and name in jobs and (combined or own == jobs[str(name)][: len(own)])
+        if not fit:
+            self.warn(f"{self.folder.attacks.name} holds other lines than this run writes: its attacks begin anew")
+            self.folder.attacks.unlink()
+            return ()
+        return done
+
+    def _begin(self, group: Sequence[Attack], had: Sequence[Mapping[str, Any]]) -> bool:
+        """Let an adversary's attacks begin, if its attacker can work ahead; whether they will run as one batch then.
+        had: lines of the first of them, which need not run again unless their answers are put together.
+        """
+        attacker = self._attacker(group[0].entry)
+        combines = hasattr(group[0].entry.plugin.settings, "combine")
         if not attacker.expect(()) or {attack.job for attack in group} <= self._expected:
             return False
         if self._wants_all(group, attacker):
-            attacker.expect(works, self._teller(_many(group)))
+            attacker.expect([self._work(attack) for attack in group], self._teller(_many(group)))
             return True
-        attacker.expect([work for work in works if work.job not in self._expected])
+        todo = group if combines else group[len(had) :]
+        attacker.expect([self._work(attack) for attack in todo if attack.job not in self._expected])
         return False
 
     def _of_one(self, group: Sequence[Attack], together: bool, place: Path, had: int) -> Iterator[dict[str, Any]]:
@@ -304,14 +333,18 @@ def _grouped(attacks: Iterable[Attack], experiment: Experiment) -> list[tuple[st
 
 def _not_done(groups: Sequence[tuple[str, Sequence[Attack]]], done: Sequence[Mapping[str, Any]]) -> set[str]:
     """The adversaries of which lines are still to be written. Who comes before another that has lines is done."""
-    begun = [place for place, (name, _) in enumerate(groups) if any(line["entry"] == name for line in done)]
+    begun = [place for place, (name, _) in enumerate(groups) if _lines_of(done, name)]
     left = {name for name, _ in groups[max(begun, default=0) :]}
     if begun:
         name, group = groups[begun[-1]]
         combines = hasattr(group[0].entry.plugin.settings, "combine")
-        if not combines and len(group) == sum(line["entry"] == name for line in done):
+        if not combines and len(group) == len(_lines_of(done, name)):
             left.discard(name)
     return left
+
+
+def _lines_of(done: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    return [line for line in done if line.get("entry") == name]
 
 
 def _many(group: Sequence[Attack]) -> str:

@@ -325,6 +325,11 @@ def _runtime(experiment: Experiment, problems: Problems) -> None:
             ("runtime", "attack_timeout"),
             'an attack in the simulation\'s own process cannot be ended; use isolation = "process", or leave it out',
         )
+    if runtime.attacks == "during" and runtime.isolation == "none":
+        problems.add(
+            ("runtime", "attacks"),
+            'attacks in the simulation itself cannot run beside it; use isolation = "process", or "after"',
+        )
     if runtime.grid == "ray":
         if runtime.vectorized != "off":
             problems.add(

@@ -38,6 +38,9 @@ def grid_of(experiment: Experiment, cluster: Cluster | None, warn: Warn) -> Watc
     from fedsim.cluster.sizing import Size
     from fedsim.grids.ray import RayGrid
 
+    # A worker sees the GPU that it is given, and no other: it is the first one there.
+    device = experiment.runtime.device.partition(":")[0]
+    experiment = replace(experiment, runtime=replace(experiment.runtime, device=device))
     return RayGrid(
         cluster,
         functools.partial(client_app, experiment),
@@ -67,6 +70,8 @@ def attack_tasks(
     """What gives an experiment's attacks to a cluster, for the length of a block; None where they run here."""
     if cluster is None or not experiment.adversaries:
         return nullcontext()
+    from fedsim.attackers.choosing import device_on_ray
     from fedsim.cluster.attacks import AttackTasks
 
+    device_on_ray(experiment.runtime)  # which refuses before round 0 what no attack could be given
     return closing(AttackTasks(cluster, experiment.runtime.cpus_per_attack, experiment.runtime.gpus_per_attack, warn))

@@ -59,6 +59,8 @@ class Memory:
     def keep(self, rounds: Rounds) -> None:
         """Write a checkpoint, if one is due after this round."""
         every, last = self._experiment.runtime.checkpoint_every, rounds.done == self._experiment.rounds
+        if last and not every:
+            self._checkpoints.remove()  # of an earlier try, with what clients keep for themselves
         if not every or (rounds.done % every and not last):
             return
         # As one part: a file, and a wait for the disk, for each would cost more than it spares.

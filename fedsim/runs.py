@@ -3,8 +3,9 @@
 experiment.toml (resolved), manifest.json, rounds.jsonl, attacks.jsonl, captures/ and jobs/ (content-addressed), truth/
 (read by scoring alone), reconstructions/, checkpoints/ (the models that `save_rounds` asks for), report.html.
 
-The same experiment gives the same bytes of rounds.jsonl and attacks.jsonl, wherever and however often it was broken
-off: what a clock has measured is in timings.jsonl. resume/ is there until a run has ended: see `fedsim.states`.
+The same experiment gives the same bytes of rounds.jsonl and attacks.jsonl, wherever it runs and however often it was
+broken off, but for what draws keys or noise from the operating system. What a clock has measured is in timings.jsonl.
+resume/ is there until a run has ended: see `fedsim.states`.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             for part in (folder.captures, folder.jobs, folder.truth, folder.reconstructions):
-                part.mkdir()
+                part.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {path}: cannot be made: {error.strerror}; choose another place") from None
         return folder
@@ -162,13 +163,19 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def _holds_nothing(path: Path) -> bool:
+    """Whether a folder is empty, or what a run leaves that was killed before it had begun."""
+    parts = {"captures", "jobs", "truth", "reconstructions"}
+    return all(one.name == ".lock" or (one.name in parts and not any(one.iterdir())) for one in path.iterdir())
+
+
 def check_new(path: Path) -> None:
     """InputError if a run may not be put here. An empty folder is fine; nothing is ever overwritten."""
     if any(len(os.fsencode(part)) > 255 for part in path.parts):
         raise InputError(f"--out {str(path)[:60]}...: the name is too long; choose a shorter one")
     if _exists(path) and not path.is_dir():
         raise InputError(f"--out {path}: is a file; choose a folder that does not exist yet")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and not _holds_nothing(path):
         raise InputError(f"--out {path}: exists and is not empty; choose another folder, or remove this one first")
     parent = path
     while not _exists(parent) and not parent.is_symlink():
@@ -201,6 +208,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_halves(folder: RunFolder) -> None:
+    """Remove what `write_whole` was writing when a process was killed. Nobody else may be at work in the folder."""
+    for place in (folder.path, folder.captures, folder.jobs, folder.truth, folder.reconstructions, folder.checkpoints):
+        for path in place.glob(".*.*.*"):  # .NAME.SUFFIX.CHANCE
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def append_line(path: Path, data: Mapping[str, Any]) -> None:

@@ -170,6 +170,11 @@ def as_published(
     return None if values is None else values.tolist()
 
 
+def has_truth(folder: Path, client: int, round_: int) -> bool:
+    """Whether the truth of a client in a round is stored."""
+    return _path(folder, client, round_).is_file()
+
+
 def _path(folder: Path, client: int, round_: int) -> Path:
     return folder / f"c{client}-r{round_}.safetensors"
 

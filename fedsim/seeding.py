@@ -8,6 +8,8 @@ Keys for cryptography are not drawn here; those come from the operating system.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +29,21 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+@contextmanager
+def global_draws(device: torch.device, seed: int, *purpose: str | int) -> Iterator[None]:
+    """Layers that draw (dropout, stochastic depth) know torch's global generator alone: in the block it begins at
+    `derive`, on the CPU and on the device, and is afterwards what it was.
+    """
+    import torch
+
+    start = derive(seed, *purpose)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(start)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(start)
+        yield
 
 
 def numpy_generator(seed: int, *purpose: str | int) -> numpy.random.Generator:

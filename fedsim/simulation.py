@@ -32,7 +32,7 @@ from fedsim.placing import as_on_workers, attack_tasks, grid_of
 from fedsim.progress import Screen
 from fedsim.remembering import Memory
 from fedsim.report.formats import counted, numbered
-from fedsim.runs import RoundRecord, RunFolder, append_round, read_lines, write_whole
+from fedsim.runs import RoundRecord, RunFolder, append_round, read_lines, remove_halves, write_whole
 from fedsim.server.app import Rounds, server_app
 from fedsim.sinks.several import Sinks, opened
 from fedsim.watching import Watch
@@ -93,6 +93,7 @@ class _Simulation:
         self.experiment, self.folder, self.screen, self.place = experiment, folder, screen, place
         self.outcome = Outcome(facts=facts.for_manifest(experiment, place))
         truth.recover(folder, self.warn)
+        remove_halves(folder)
         self.cluster = cluster
         self.grid = stack.enter_context(closing(grid_of(experiment, self.cluster, self.warn)))
         beside = experiment.runtime.attacks == "during"
@@ -117,6 +118,7 @@ class _Simulation:
         """Rounds, then attacks."""
         server, before = self.memory.take_up() if resume else (None, [])
         self.outcome.rounds += before
+        self.outcome.facts |= self.memory.facts
         self._clipped = any(record.secure and record.secure.get("clipped") for record in before)
         if before:
             self.screen.rounds(before[-1].round, self.experiment.rounds, before[-1])
@@ -163,7 +165,7 @@ class _Simulation:
     def on_round(self, record: RoundRecord) -> None:
         """A round is over."""
         self.wiretap.end_round()
-        if self.ahead is not None and self.ahead.decision is not None:
+        if self.ahead is not None and self.ahead.decision is not None and "vectorized" not in self.memory.facts:
             self.outcome.facts["vectorized"] = self.memory.facts["vectorized"] = self.ahead.decision.as_json()
         self.outcome.rounds.append(record)
         append_round(self.folder, record)

@@ -120,6 +120,10 @@ class Watch:
         )
         entries = {entry.id: entry for entry in self._experiment.adversaries}
         self._images = {(client, round_): count for client, round_, count in state["images"]}
+        for client, round_ in list(self._images):
+            if not scoring.has_truth(self._truth, client, round_):  # lost apart from the run's folder
+                del self._images[client, round_]
+                self._write_truth(client, round_)
         self._kept, self.notes = dict(state["kept"]), list(state["notes"])
         self._take(
             Attack(entries[name], job, tuple(clients), tuple(rounds)) for name, job, clients, rounds in state["attacks"]

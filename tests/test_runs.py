@@ -212,6 +212,8 @@ def test_a_run_folder_is_made_with_its_parts(tmp_path: Path) -> None:
     assert {path.name for path in folder.path.iterdir()} == {"captures", "jobs", "truth", "reconstructions"}
     assert folder.rounds == tmp_path / "x" / "run-1" / "rounds.jsonl"
     assert folder.experiment.name == "experiment.toml"
+    RunFolder.create(tmp_path / "x" / "run-1")  # killed before it had begun: nothing is in it
+    (folder.captures / "something").touch()
     with pytest.raises(InputError, match="not empty"):
         RunFolder.create(tmp_path / "x" / "run-1")
 

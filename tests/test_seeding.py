@@ -93,3 +93,20 @@ def test_another_process_derives_the_same(hash_seed: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": hash_seed}
     )
     assert done.stdout.split() == [str(seeding.derive(3, "client", 5)), "False"]
+
+
+def test_layers_that_draw_from_the_global_generator_draw_the_same_for_the_same_purpose() -> None:
+    layer, ones, cpu = torch.nn.Dropout(0.5), torch.ones(50), torch.device("cpu")
+    state = torch.get_rng_state()
+
+    def drawn(*purpose: str | int) -> torch.Tensor:
+        with seeding.global_draws(cpu, 3, *purpose):
+            return layer(ones)
+
+    first = drawn("training", 1, 0)
+    layer(ones)  # whatever is drawn between
+    assert torch.equal(drawn("training", 1, 0), first)
+    assert not torch.equal(drawn("training", 2, 0), first)
+    torch.set_rng_state(state)
+    drawn("training", 1, 0)
+    assert torch.equal(torch.get_rng_state(), state)

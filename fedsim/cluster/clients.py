@@ -78,7 +78,7 @@ class ClientPool:
         self._answers: dict[int, Any] = {}
         self._told: set[str] = set()
         self._seconds: float | None = None
-        self._stillborn = 0
+        self._stillborn, self._ever = 0, False
         self.failures = 0
         self._workers = [self._started(one) for one in range(1, number + 1)]
 
@@ -203,10 +203,10 @@ class ClientPool:
     def _begun(self, worker: _Worker, said: tuple[str, str | None, bool, list[str]]) -> None:
         worker.node, reason, bad_input, notes = said
         if reason is not None:
-            if bad_input:
+            if bad_input and not self._ever:
                 raise InputError(reason)
             raise FedsimError(f"{_name(worker)} cannot work: {reason}")
-        worker.starting, self._stillborn = None, 0
+        worker.starting, self._stillborn, self._ever = None, 0, True
         self._tell(worker, notes)
 
     def _dead(self, worker: _Worker, error: Exception) -> None:

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     """Give every stored capture that grants what the plugin needs to it, score, and write the report again."""
     folder = RunFolder.open(Path(options.folder))
-    experiment = read(str(folder.experiment), on_ray(options.ray) or ['runtime.grid="inline"'])
+    _refuse_what_goes_on(folder)
+    experiment = read(str(folder.experiment), on_ray(options.ray))
     plugin = component("adversaries", options.adversary, options.settings, f"--adversary {options.adversary}")
-    name = _free(options.id or plugin.name, folder)
+    name = _free(options.id or plugin.name, folder, experiment)
 
     _refuse_what_is_no_adversary(plugin)
     if experiment.runtime.isolation == "process":
@@ -74,13 +75,17 @@ def run(options: argparse.Namespace) -> int:
     if len(usable) < len(seen):
         left_out["it does not grant what the adversary needs"] = len(seen) - len(usable)
     with alone(folder.path, "fedsim run"), screens.choose_screen(options.json) as screen:
+        _refuse_what_goes_on(folder)
         for reason, count in left_out.items():
             screen.warn(f"'{name}' leaves out {count} of {counted(len(seen), 'capture')}: {reason}")
         attacks = [attack for one in fitting for attack in attacks_on(one, entry(one), store, screen.warn)]
         if not attacks:
             raise FedsimError(f"adversary '{name}' made no job of the captures of {folder.path}")
         device = choose_device(experiment.runtime.device)
-        with cluster_of(experiment) as cluster, attack_tasks(experiment, cluster, screen.warn) as tasks:
+        with (
+            cluster_of(experiment, wanted=options.ray is not None) as cluster,
+            attack_tasks(experiment, cluster, screen.warn) as tasks,
+        ):
             lines = run_attacks(attacks, experiment, folder, device, screen, screen.warn, tasks)
     _note(folder, name, plugin, fitting)
     code = QUARANTINED if any(line["status"] == "failed" for line in lines) else 0
@@ -138,9 +143,19 @@ def _objection(entry: AdversaryEntry, experiment: Experiment, seen: Observation,
     return threat.objection(entry.plugin.settings, known, model)
 
 
-def _free(name: str, folder: RunFolder) -> str:
+def _refuse_what_goes_on(folder: RunFolder) -> None:
+    """InputError for a run that has not ended: its own attacks come first, and their lines are what it goes on from."""
+    status = manifests.read(folder).get("status")
+    if status not in ("done", None):
+        raise InputError(
+            f"{folder.path}: the run has not ended ({status}); `fedsim resume {folder.path}` goes on with it"
+        )
+
+
+def _free(name: str, folder: RunFolder, experiment: Experiment) -> str:
     """The name, or name-2, name-3, ... where the run has an adversary of that name already."""
     taken = {line["adversary"] for line in read_lines(folder.attacks)}
+    taken |= {entry.id for entry in experiment.adversaries}
     number, out = 1, name
     while out in taken:
         number += 1

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def cluster_of(experiment: Experiment) -> Iterator[Cluster | None]:
+def cluster_of(experiment: Experiment, *, wanted: bool = True) -> Iterator[Cluster | None]:
     """The cluster that an experiment asks for, for the length of a block; None where it asks for none. torch is
     imported meanwhile: the one waits for processes to start, the other for the disk.
     """
-    if experiment.runtime.grid == "inline":
+    if experiment.runtime.grid == "inline" or not wanted:
         yield None
         return
     from fedsim.cluster.connecting import connected, ray_module

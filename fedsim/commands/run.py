@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -48,13 +49,34 @@ def go_on(folder: RunFolder, experiment: Experiment, json_lines: bool) -> int:
     with alone(folder.path, "fedsim run"):
         manifest = manifests.read(folder)
         if manifest.get("status") == "done":
+            code = manifest.get("exit") if isinstance(manifest.get("exit"), int) else 0
+            if not (folder.path / "report.html").exists():  # it was killed between its last word and its page
+                from fedsim.commands.ending import conclude
+
+                shutil.rmtree(folder.resume, ignore_errors=True)
+                return conclude(folder, code, json_lines)
             if not json_lines:
                 print(f"{folder.path} is done; there is nothing to go on with")
-            code = manifest.get("exit")
-            return code if isinstance(code, int) else 0
+            return code
+        _say_other_rounding(read(str(folder.experiment)), experiment)
         if not json_lines:
             print(f"going on with '{experiment.name}' in {folder.path}", flush=True)
         return _play(experiment, folder, json_lines, resume=True)
+
+
+def _say_other_rounding(before: Experiment, now: Experiment) -> None:
+    """Where a run goes on with other threads or on another device, its bits are no longer those of one in one go."""
+
+    def rounding(experiment: Experiment) -> tuple[object, ...]:
+        runtime = experiment.runtime
+        return runtime.threads or (1 if runtime.grid == "ray" else None), runtime.device, runtime.vectorized
+
+    if rounding(before) != rounding(now):
+        print(
+            "warning: the run began with other runtime.threads, device or vectorized (on Ray, threads are 1 if none "
+            "are given), so that what follows is rounded otherwise",
+            file=sys.stderr,
+        )
 
 
 def on_ray(address: str | None) -> list[str]:
@@ -130,8 +152,8 @@ def execute(
         code = QUARANTINED if outcome.quarantined else 0
         end("done", code, warnings=outcome.warnings, **outcome.facts)
     except (InputError, DataUnavailable) as error:
-        # Nothing was run, so the name stays free for the next try.
-        if resume:
+        # Where nothing was run, the name stays free for the next try.
+        if resume or folder.rounds.exists():
             end_early("failed", error.exit_code, error=str(error))
         else:
             shutil.rmtree(folder.path)
@@ -165,6 +187,7 @@ def _run(experiment: Experiment, path: Path, json_lines: bool) -> int:
     if not json_lines:
         print(f"running '{experiment.name}' in {path}", flush=True)
     with alone(path, "fedsim run"):
+        write_whole(folder.experiment, as_toml(experiment))  # from here on it can be resumed
         return _play(experiment, folder, json_lines)
 
 

@@ -1,4 +1,4 @@
-"""The global generators of Python, NumPy and torch. fedsim draws from none of them, but a plugin's library may."""
+"""The global generators of Python, NumPy and torch. fedsim goes on with none of them, but a plugin's library may."""
 
 from __future__ import annotations
 

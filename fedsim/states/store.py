@@ -94,6 +94,7 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove them all."""
+        self._unchanged = {}
         for path in [*self._rounds(), *self._parts()]:
             path.unlink(missing_ok=True)
         for folder in (self._path / "parts", self._path):

@@ -39,12 +39,11 @@ def told(value: Any, tensors: dict[str, Tensor], where: str = "") -> Any:
         case bytes() | bytearray():
             return {f"{_MARK}bytes": base64.b64encode(value).decode()}
         case Tensor():
-            tensors[where] = value.detach().cpu()
-            return {f"{_MARK}tensor": where}
+            return {f"{_MARK}tensor": _put(value.detach().cpu(), tensors, where)}
         case np.ndarray():
             # Of no dimension, and not writable: torch has neither.
-            tensors[where] = torch.from_numpy(np.array(value, ndmin=1))
-            return {f"{_MARK}array": where, "shape": list(value.shape)}
+            own = torch.from_numpy(np.array(value, ndmin=1))
+            return {f"{_MARK}array": _put(own, tensors, where), "shape": list(value.shape)}
         case np.generic():
             return {f"{_MARK}number": told(np.asarray(value), tensors, where)}
         case list():
@@ -63,6 +62,15 @@ def told(value: Any, tensors: dict[str, Tensor], where: str = "") -> Any:
         return {f"{_MARK}items": _items(value, tensors, where)}
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     raise FedsimError(f"{where or 'the value'} is of type {kind}, which a checkpoint cannot hold")
+
+
+def _put(value: Tensor, tensors: dict[str, Tensor], where: str) -> str:
+    """Put a tensor under the name of its place, or, as keys may hold slashes, one like it. Returns the name."""
+    name, number = where, 2
+    while name in tensors:
+        name, number = f"{where}#{number}", number + 1
+    tensors[name] = value
+    return name
 
 
 def _items(value: Mapping[Any, Any], tensors: dict[str, Tensor], where: str) -> list[list[Any]]:

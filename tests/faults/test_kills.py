@@ -97,3 +97,15 @@ def test_rounds_that_are_done_are_not_run_again(tmp_path: Path) -> None:
     assert after.startswith(before)
     timed = [line["round"] for line in read_lines(path / "timings.jsonl") if "round" in line]
     assert timed == [0, 1, 2, 3, 4]
+
+
+def test_half_a_file_is_not_left_behind(whole: dict[str, Any], tmp_path: Path) -> None:
+    """One that was being written when the process was killed, under the name that it has until it is whole."""
+    path = tmp_path / "run"
+    assert begun(PLAN["private"], path, "round.asked:3").code == -signal.SIGKILL
+    halves = [path / "truth" / ".c1-r2.safetensors.ab12cd34", path / ".manifest.json.ab12cd34"]
+    for half in halves:
+        half.write_bytes(b"half of it")
+    assert resumed(path).code == 0
+    assert not any(half.exists() for half in halves)
+    assert hashes(path) == whole["private"][0]

@@ -67,6 +67,11 @@ def test_numbers_of_numpy_come_back_in_their_type() -> None:
     assert found == np.float32(0.1)
 
 
+def test_places_that_are_written_alike_are_kept_apart() -> None:
+    found = again({"a/b": torch.tensor(1), "a": {"b": torch.tensor(2)}, 1: torch.tensor(3), "1": np.array(4)})
+    assert [int(one) for one in (found["a/b"], found["a"]["b"], found[1], found["1"])] == [1, 2, 3, 4]
+
+
 def test_records_come_back_in_their_order_and_types() -> None:
     content = RecordDict(
         {
