@@ -49,7 +49,8 @@ def go_on(folder: RunFolder, experiment: Experiment, json_lines: bool) -> int:
     with alone(folder.path, "fedsim run"):
         manifest = manifests.read(folder)
         if manifest.get("status") == "done":
-            code = manifest.get("exit") if isinstance(manifest.get("exit"), int) else 0
+            said = manifest.get("exit")
+            code = said if isinstance(said, int) else 0
             if not (folder.path / "report.html").exists():  # it was killed between its last word and its page
                 from fedsim.commands.ending import conclude
 

@@ -83,7 +83,7 @@ def fork(arguments: list[str], out: Path, mark: str) -> int:
 
 
 CASES: dict[str, tuple[signal.Signals, str, list[str], dict[str, Any]]] = {
-    "SIGTERM in a round": (signal.SIGTERM, "rounds.jsonl", [], {}),
+    "SIGTERM in a round": (signal.SIGTERM, "rounds.jsonl", [], {"isolation": "none"}),
     "Ctrl-C in a round": (signal.SIGINT, "rounds.jsonl", [], {}),
     "SIGTERM in an attack": (signal.SIGTERM, "attacks.jsonl", [], {}),
     "Ctrl-C in an attack": (signal.SIGINT, "attacks.jsonl", [], {}),
@@ -107,7 +107,7 @@ def test_a_run_is_ended(case: str, whole: dict[str, str], tmp_path: Path, tally:
         pytest.importorskip("ray")
     tally("SIGTERM" if number == signal.SIGTERM else "Ctrl-C")
     experiment, run, out, mark = tmp_path / "long.toml", tmp_path / "run", tmp_path / "out.txt", uuid.uuid4().hex
-    if runtime:  # `--ray` says the rest; a file that asks for workers has to say where
+    if arguments:  # `--ray` says the rest; a file that asks for workers has to say where
         runtime = {**runtime, "grid": "ray"}
     experiment.write_text(as_toml(made("long", {**CONTENT, "runtime": {"threads": 1, **runtime}})))
     begin = command if WHOLE or number == signal.SIGINT else fork
