@@ -181,7 +181,9 @@ class AttackTasks:
             done = Done(Lost("", "its Ray worker died"))
         except errors.RayTaskError as error:  # not the plugin's, which never comes this way
             cause = getattr(error, "cause", error)
-            done = Done(Failure("", f"its Ray worker could not run it: {type(cause).__name__}: {cause}"))
+            # A worker whose machine dies loses its connection to Ray before it goes down itself.
+            kind = Lost if isinstance(cause, OSError | errors.RayError) else Failure
+            done = Done(kind("", f"its Ray worker could not run it: {type(cause).__name__}: {cause}"))
         except (errors.RuntimeEnvSetupError, errors.TaskUnschedulableError, errors.TaskCancelledError) as error:
             done = Done(Failure("", f"Ray did not run it: {' '.join(str(error).split())}"))
         if not isinstance(done.said, Lost):

@@ -23,6 +23,8 @@ CHUNK_SECONDS = 0.25
 """How long a chunk should take: far longer than sending it, and short enough that no worker is left with much to do."""
 PATIENCE = 30.0
 """Seconds without any worker after which it is said that one is waited for."""
+LONGEST = 900.0
+"""Seconds without any worker, since the first, after which the run ends. A cluster that grows may need minutes."""
 
 Warn = Callable[[str], None]
 
@@ -99,12 +101,17 @@ class ClientPool:
 
     def answer(self, order: int) -> Any:
         """The answer to a task, once: its reply and the client's state, as plain data; a str says why there is none."""
-        waiting = time.monotonic()
+        waiting = began = time.monotonic()
         while order not in self._answers:
             self._move_on(1.0)
             if any(worker.starting is None for worker in self._workers):
                 waiting = time.monotonic()
             elif time.monotonic() - waiting > PATIENCE:
+                if not self._ever and time.monotonic() - began > LONGEST:
+                    raise FedsimError(
+                        f"no client worker has begun in {LONGEST / 60:g} minutes; `fedsim doctor --ray ADDRESS` looks "
+                        "over the cluster"
+                    )
                 self._look_for_room()
                 waiting = time.monotonic()
         return self._answers.pop(order)

@@ -166,10 +166,9 @@ def execute(
         end_early("interrupted", 130 if isinstance(stop, KeyboardInterrupt) else int(stop.code or 0))
         raise
     except OSError as error:
-        place = f"{error.filename or folder.path}: {error.strerror or error}"
         if not folder.experiment.exists():
-            shutil.rmtree(folder.path, ignore_errors=True)
-            raise FedsimError(f"{place}; nothing was run") from error
+            raise _not_begun(folder, error) from error
+        place = f"{error.filename or folder.path}: {error.strerror or error}"
         failure = FedsimError(f"{place}; `fedsim resume {folder.path}` goes on from there")
         end_early("failed", 1, error=str(failure))
         raise failure from error
@@ -183,12 +182,21 @@ def execute(
     return code
 
 
+def _not_begun(folder: RunFolder, error: OSError) -> FedsimError:
+    """What to say where not even the experiment could be written down; its folder is gone then."""
+    shutil.rmtree(folder.path, ignore_errors=True)
+    return FedsimError(f"{error.filename or folder.path}: {error.strerror or error}; nothing was run")
+
+
 def _run(experiment: Experiment, path: Path, json_lines: bool) -> int:
     folder = RunFolder.create(path)
     if not json_lines:
         print(f"running '{experiment.name}' in {path}", flush=True)
     with alone(path, "fedsim run"):
-        write_whole(folder.experiment, as_toml(experiment))  # from here on it can be resumed
+        try:
+            write_whole(folder.experiment, as_toml(experiment))  # from here on it can be resumed
+        except OSError as error:
+            raise _not_begun(folder, error) from error
         return _play(experiment, folder, json_lines)
 
 
